@@ -1,0 +1,115 @@
+"""Judges a checkpoint and its forecasts: `python -m experiments.evaluate quartz`."""
+
+import json
+import sys
+from pathlib import Path
+
+import tyro
+
+import experiments
+import trajcast_jax.evaluation
+from experiments.generate import default_folder
+from trajcast_jax import checkpoint as checkpoints
+from trajcast_jax import measurement
+from trajcast_jax.config import Experiment
+from trajcast_jax.dataset import frame_pairs
+from trajcast_jax.evaluation import evaluate_one_step, reference_observables, write_report
+from trajcast_jax.io import atomic_write, read_trajectory
+from trajcast_jax.reference import complete_runs, run_path
+from trajcast_jax.report import render_one_step
+
+
+def shipped(experiment: Experiment) -> Path:
+    """Where the package keeps what it ships of an experiment, if it ships any."""
+    return Path(trajcast_jax.evaluation.__file__).parent / "pretrained" / experiment.name
+
+
+def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) -> dict | None:
+    """One-step errors on the test runs; None, and a line that says why, without those."""
+    paths = [run_path(folder, run) for run in experiment.data.test_runs]
+    missing = [path for path in paths if path not in complete_runs(folder)]
+    if missing:
+        print(
+            f"One-step errors: skipped, because there is no complete test run {missing[0]}; "
+            f"make it by python -m experiments.generate {experiment.name}."
+        )
+        return None
+    model = checkpoints.restore(checkpoint)
+    n_pairs = experiment.data.test_pairs
+    runs = [read_trajectory(path) for path in paths]
+    pairs = frame_pairs(runs, model.time_step, model.cutoff, n_pairs, seed)
+    return evaluate_one_step(model, pairs)
+
+
+def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
+    """The reference observables: of the runs in a folder, else those that the package ships."""
+    paths = complete_runs(folder)
+    if paths:
+        runs = [read_trajectory(path) for path in paths]
+        spacing = float(runs[0][1][1] - runs[0][1][0])
+        stride = experiment.data.time_step * experiment.rollout.every
+        return reference_observables([run for run, _ in runs], spacing, stride, experiment)
+    path = shipped(experiment) / "reference.npz"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There are no reference runs in {folder}, and the package ships no observables of "
+            f"{experiment.name}; make runs by python -m experiments.generate {experiment.name}."
+        )
+    print(f"There are no reference runs in {folder}; the observables in {path} stand for them.")
+    return measurement.load(path)
+
+
+def main(
+    experiment: tyro.conf.Positional[str],
+    checkpoint: Path | None = None,
+    reference: Path | None = None,
+    rollout: Path | None = None,
+    out: Path | None = None,
+    save_reference: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Evaluates one step of a checkpoint on test runs, and a rollout against the reference.
+
+    Args:
+      experiment: name of a TOML file in experiments/, or the path of one.
+      checkpoint: directory of the model; by default the one that the package ships.
+      reference: folder of the reference runs; by default runs/reference/<name>.
+      rollout: trajectory of a forecast, or the directory that holds its trajectory.h5.
+      out: directory of the report; by default runs/evaluate/<name>.
+      save_reference: write the reference observables to this .npz file.
+      seed: draws the test pairs.
+    """
+    loaded = experiments.load(experiment)
+    folder = reference or default_folder(loaded)
+    out = out or Path("runs/evaluate") / loaded.name
+    model = checkpoint or shipped(loaded)
+    extra = {"checkpoint": str(model)}
+    if checkpoint or (model / "model.json").exists():
+        errors = one_step(loaded, model, folder, seed)
+        if errors is not None:
+            extra["one_step"] = errors
+            print(render_one_step(errors), end="\n\n")
+            out.mkdir(parents=True, exist_ok=True)
+            atomic_write(out / "one_step.json", json.dumps(errors, indent=1).encode())
+    if save_reference or rollout:
+        measured = observables(loaded, folder)
+    if save_reference:
+        measurement.save(save_reference, measured)
+        print(f"The reference observables are in {save_reference}.")
+    if rollout:
+        path = rollout / "trajectory.h5" if rollout.is_dir() else rollout
+        write_report(out, path, measured, loaded, extra | {"trajectory": str(path)})
+        print((out / "report.md").read_text())
+        print(f"The report and its plots are in {out}.")
+    if not (rollout or save_reference or "one_step" in extra):
+        raise ValueError(
+            "There is nothing to evaluate: give a trajectory by --rollout, or a checkpoint by "
+            "--checkpoint beside reference runs."
+        )
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,206 @@
+"""Trains the network of an experiment: `python -m experiments.train quartz`."""
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import experiments
+from experiments.generate import ensure_reference
+from experiments.visit import SEGMENT
+from trajcast_jax import checkpoint, io
+from trajcast_jax.config import Experiment
+from trajcast_jax.dataset import FramePairs, frame_pairs, join, statistics
+from trajcast_jax.forecast import Forecaster
+from trajcast_jax.training import Metrics, TrainState, fit, init_state
+
+
+def default_folder(experiment: Experiment) -> Path:
+    """Where an experiment's training writes, unless one says otherwise."""
+    return Path("runs") / experiment.name / "train"
+
+
+def load_pairs(experiment: Experiment, paths: list[Path], part: str) -> FramePairs:
+    """The "train", "validation" or "test" pairs of an experiment, from its own runs."""
+    data = experiment.data
+    runs = getattr(data, f"{part}_runs")
+    absent = [run for run in runs if run >= len(paths)]
+    if absent:
+        raise ValueError(
+            f"data.{part}_runs names run {absent[0]}, but there are only {len(paths)} runs; "
+            "generate more, or change the setting."
+        )
+    return frame_pairs(
+        [io.read_trajectory(paths[run]) for run in runs],
+        data.time_step,
+        experiment.model.cutoff,
+        getattr(data, f"{part}_pairs"),
+        seed=("train", "validation", "test").index(part),
+        time_reversal=data.time_reversal and part == "train",
+    )
+
+
+def load_visited(experiment: Experiment, paths: tuple[Path, ...]) -> list[FramePairs]:
+    """All pairs of files that `experiments.visit` wrote, with their mirror images in time."""
+    data = experiment.data
+    parts = []
+    for path in paths:
+        run = io.read_trajectory(path)
+        parts.append(
+            frame_pairs(
+                [run], data.time_step, experiment.model.cutoff, len(run[1]) // SEGMENT,
+                time_reversal=data.time_reversal, segment=SEGMENT,
+            )
+        )  # fmt: skip
+    return parts
+
+
+def start(
+    experiment: Experiment, train: FramePairs, out: Path, init_from: Path | None
+) -> tuple[Forecaster, TrainState]:
+    """The state to go on from: this run's last one, or given weights, or fresh ones."""
+    last = out / "last"
+    if last.exists():
+        forecaster, _ = checkpoint.describe(last)
+        if forecaster.settings != experiment.model:
+            raise ValueError(
+                f"{last} was trained with other model settings than the experiment has now; "
+                "give another --out, or the settings it began with."
+            )
+        like = init_state(forecaster, experiment.training)
+        return forecaster, checkpoint.restore_state(last, like)
+    if init_from is not None:
+        trained = checkpoint.restore(init_from)
+        state = init_state(trained.forecaster, experiment.training, trained.params)
+        return trained.forecaster, state
+    training = experiment.training
+    measured = statistics(train, training.per_species_scales, training.linear_baseline)
+    forecaster = Forecaster(experiment.model, measured, experiment.data.time_step)
+    return forecaster, init_state(forecaster, training)
+
+
+class MetricsLog:
+    """metrics.csv, one row a chunk, and TensorBoard events on request."""
+
+    def __init__(self, out: Path, update: int, tensorboard: bool):
+        self.path = out / "metrics.csv"
+        rows = []
+        if self.path.exists():  # rows after the state that is resumed would come twice
+            with open(self.path, newline="") as file:
+                rows = [row for row in csv.reader(file) if row[0].isdigit()]
+        rows = [row for row in rows if int(row[0]) <= update]
+        text = "\n".join(",".join(row) for row in [Metrics._fields, *rows]) + "\n"
+        io.atomic_write(self.path, text.encode())
+        self.writer = _tensorboard(out) if tensorboard else None
+
+    def write(self, metrics: Metrics) -> None:
+        """Append one row; empty cells where nothing was validated."""
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file).writerow("" if x is None else x for x in metrics)
+        if self.writer is not None:
+            for name, value in metrics._asdict().items():
+                if name != "update" and value is not None:
+                    self.writer.scalar(name, value, metrics.update)
+            self.writer.flush()
+
+
+def _tensorboard(out: Path):
+    try:
+        from flax.metrics.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "--tensorboard needs the package tensorboard: pip install tensorboard tensorflow."
+        ) from error
+    return SummaryWriter(str(out))
+
+
+def train(
+    experiment: Experiment,
+    out: Path,
+    *,
+    paths: list[Path],
+    visited: tuple[Path, ...] = (),
+    init_from: Path | None = None,
+    save_every: int = 500,
+    tensorboard: bool = False,
+    show: Callable = tqdm,
+) -> None:
+    """Trains to the end, writing `best/` and `last/` checkpoints and metrics.csv into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    pairs = {part: load_pairs(experiment, paths, part) for part in ("train", "validation")}
+    # What normalises is measured on the reference alone, not on what a model strayed into.
+    forecaster, begun = start(experiment, pairs["train"], out, init_from)
+    pairs["train"] = join([pairs["train"], *load_visited(experiment, visited)])
+    settings = experiment.training
+    n_weights = sum(np.size(x) for x in jax.tree.leaves(begun.params))
+    print(f"{n_weights:,} weights, {len(pairs['train']):,} training pairs, {out}")
+    log = MetricsLog(out, int(begun.update), tensorboard)
+    experiment_json = json.loads(json.dumps(dataclasses.asdict(experiment)))
+    saved = int(begun.update)
+    best = float(begun.best_error)
+    with show(total=settings.updates, initial=saved, unit="update") as bar:
+        for state, metrics in fit(forecaster, settings, begun, pairs["train"], pairs["validation"]):
+            log.write(metrics)
+            bar.update(metrics.update - bar.n)
+            if metrics.displacement_error is not None:
+                bar.set_postfix_str(
+                    f"loss {metrics.loss:.4f}, error d {metrics.displacement_error:.2f} %, "
+                    f"v {metrics.velocity_error:.2f} %"
+                )
+                if float(state.best_error) < best:
+                    best = float(state.best_error)
+                    notes = {"metrics": metrics._asdict(), "experiment": experiment_json}
+                    checkpoint.save(out / "best", forecaster, state.best_params, notes)
+            if metrics.update - saved >= save_every or metrics.update == settings.updates:
+                checkpoint.save_state(out / "last", forecaster, state)
+                saved = metrics.update
+    # The averaged weights at the very end, which need not be the best ones.
+    checkpoint.save(out / "ema", forecaster, state.ema_params, {"experiment": experiment_json})
+
+
+@dataclasses.dataclass
+class Arguments:
+    """Trains the network of an experiment; run again, it goes on where it stopped."""
+
+    experiment: tyro.conf.Positional[str]
+    """Name of a TOML file in experiments/, or the path of one."""
+    out: Path | None = None
+    """Folder to write; by default runs/<name>/train."""
+    reference: Path | None = None
+    """Folder of the reference runs; made first if it is empty. By default runs/reference/<name>."""
+    visited: tuple[Path, ...] = ()
+    """Files of `python -m experiments.visit`, whose pairs are added to the training set."""
+    resume: Path | None = None
+    """A checkpoint whose weights to start from (fine-tuning) when `out` has none yet."""
+    set: tuple[str, ...] = ()
+    """Settings that differ from the file: training.updates=1000 model.channels=16."""
+    tensorboard: bool = False
+    """Write TensorBoard events too."""
+
+
+def main(arguments: Arguments) -> None:
+    """Command line."""
+    experiment = experiments.load(arguments.experiment, arguments.set)
+    paths = ensure_reference(experiment, arguments.reference)
+    train(
+        experiment,
+        arguments.out or default_folder(experiment),
+        paths=paths,
+        visited=arguments.visited,
+        init_from=arguments.resume,
+        tensorboard=arguments.tensorboard,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments))
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,115 @@
+"""Labels the states that a model's own forecasts visit: `python -m experiments.visit quartz`.
+
+A forecast drifts to states that no reference run holds, and there errors feed on themselves.
+Here forecasts run under the thermostat, and reference MD goes one stride from states on
+their way: true pairs where the model needs them (S. Ross et al., AISTATS 2011, arXiv:1011.0686).
+`python -m experiments.train quartz --visited FILE` adds them to the training set.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import experiments
+from experiments.generate import ensure_reference
+from trajcast_jax import checkpoint, io
+from trajcast_jax.config import Experiment
+from trajcast_jax.ensemble import csvr
+from trajcast_jax.graph import neighbor_list
+from trajcast_jax.reference import LammpsEngine
+from trajcast_jax.rollout import FINE, rollout, simulator
+from trajcast_jax.system import System
+
+SEGMENT = 2
+"""Frames of every piece in the file: a visited state, and where it truly leads."""
+
+
+def visited_states(model, experiment: Experiment, starts: list[System], strides: int, every: int):
+    """States along forecasts of `strides` strides from each start, one each `every` strides.
+
+    A forecast that fails gives the states before it does.
+    """
+    settings = experiment.rollout
+    neighbors = neighbor_list(starts[0].cell, model.cutoff, settings.skin)
+    thermostat = csvr(settings.temperature, settings.time_constant)
+    sim = simulator(
+        model.forecast, neighbors, thermostat,
+        time_step=model.time_step, max_temperature=3 * settings.temperature,
+    )  # fmt: skip
+    run = jax.jit(rollout(sim.step, strides, every))
+    roomy = int(1.3 * neighbors.allocate(starts[0]).capacity)
+    for k, start in enumerate(starts):
+        state = sim.grow(sim.init(jax.random.key(settings.seed + k), start), roomy)
+        state, frames = run(state)
+        if bool(state.neighbors.overflow):
+            continue
+        good = strides if int(state.failure.kind) == FINE else int(state.failure.step) - 1
+        for frame in range(good // every):
+            yield np.asarray(frames.positions[frame]), np.asarray(frames.velocities[frame])
+
+
+def main(
+    experiment: tyro.conf.Positional[str],
+    checkpoint_path: Path,
+    out: Path,
+    starts: int = 150,
+    strides: int = 60,
+    every: int = 3,
+    seed: int = 0,
+) -> None:
+    """Writes pairs (visited state, one stride of reference MD later) to an H5MD file.
+
+    Args:
+      experiment: name of a TOML file in experiments/, or the path of one.
+      checkpoint_path: directory of the model whose forecasts are followed.
+      out: file to write (.h5).
+      starts: number of forecasts, each from a random frame of a training run.
+      strides: length of each.
+      every: strides between the states that are taken.
+      seed: draws the start frames.
+    """
+    loaded = experiments.load(experiment)
+    if out.exists():
+        raise ValueError(f"{out} exists already; give another file, or remove it.")
+    paths = ensure_reference(loaded)
+    model = checkpoint.restore(checkpoint_path)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for run in rng.choice(loaded.data.train_runs, starts):
+        frame = int(rng.integers(io.n_frames(paths[run])))
+        trajectory, _ = io.read_trajectory(paths[run], frame, frame + 1)
+        chosen.append(
+            trajectory.replace(
+                positions=trajectory.positions[0], velocities=trajectory.velocities[0]
+            )
+        )
+    engine = LammpsEngine(loaded.reference)
+    engine.create(seed=1)
+    engine.set_cell(np.asarray(chosen[0].cell, np.float64))
+    engine.constant_energy()
+    steps = round(model.time_step / loaded.reference.time_step)
+    unfinished = out.with_name(f".{out.name}")
+    unfinished.unlink(missing_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    states = visited_states(model, loaded, chosen, strides, every)
+    with io.H5MDWriter(unfinished, chosen[0], model.time_step) as writer:
+        for positions, velocities in tqdm(states, total=starts * (strides // every), unit="pair"):
+            engine.set_frame(positions.astype(np.float64), velocities.astype(np.float64))
+            before = engine.frame()
+            engine.advance(steps)
+            frames = np.stack([before, engine.frame()]).astype(np.float32)
+            writer.append(chosen[0].replace(positions=frames[:, 0], velocities=frames[:, 1]))
+    engine.close()
+    unfinished.rename(out)
+    print(f"{io.n_frames(out) // SEGMENT} pairs in {out}")
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

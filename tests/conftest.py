@@ -1,0 +1,75 @@
+"""Fixtures shared by all tests: precision, small systems, untrained forecasters."""
+
+import ase.build
+import jax
+import numpy as np
+import pytest
+from ase.spacegroup import crystal
+
+from trajcast_jax.config import ModelSettings, Statistics
+from trajcast_jax.forecast import Forecaster
+from trajcast_jax.system import make_system
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+def small_settings(**changes) -> ModelSettings:
+    """A network of the paper's kind, small enough for a test."""
+    values = {
+        "cutoff": 3.5, "lmax": 1, "parity": "natural", "channels": 4,
+        "blocks": 2, "n_radial": 4, "n_speed": 4,
+        "max_speed": 0.02, "edge_mlp": (), "velocity_mlp": (8,),
+    }  # fmt: skip
+    return ModelSettings(**(values | changes))
+
+
+def forecaster(species=(8, 14), time_step=30.0, **changes) -> Forecaster:
+    """A forecaster with made-up statistics."""
+    n = len(species)
+    measured = Statistics(
+        species=tuple(species),
+        displacement_scale=(0.05,) * n,
+        velocity_scale=(0.003,) * n,
+        displacement_baseline=tuple(5.0 + k for k in range(n)),
+        velocity_baseline=tuple(0.1 * k for k in range(n)),
+        velocity_rms=(0.003,) * n,
+        average_neighbors=10.0,
+    )
+    return Forecaster(small_settings(**changes), measured, time_step)
+
+
+def quartz_atoms(repeat=(1, 1, 1), seed=0):
+    """α-quartz, shaken: 9 atoms a cell, hexagonal."""
+    atoms = crystal(
+        ["Si", "O"],
+        [[0.4697, 0.0, 2 / 3], [0.4135, 0.2669, 0.7858]],
+        spacegroup=154,
+        cellpar=[4.914, 4.914, 5.405, 90, 90, 120],
+    )
+    atoms = atoms * repeat
+    atoms.rattle(0.05, seed=seed)
+    return atoms
+
+
+def as_system(atoms, seed=0, speed=0.003):
+    """A System of ASE's atoms with random velocities (Å/fs); isolated if ASE's is."""
+    velocities = np.random.default_rng(seed).normal(size=(len(atoms), 3)) * speed
+    cell = atoms.cell.array if atoms.pbc.all() else None
+    return make_system(atoms.positions, velocities, atoms.numbers, cell=cell)
+
+
+@pytest.fixture
+def quartz():
+    """27 atoms of quartz in a cell that needs the multi-image list."""
+    return as_system(quartz_atoms((3, 1, 1)))
+
+
+@pytest.fixture
+def ethanol():
+    """An isolated molecule."""
+    return as_system(ase.build.molecule("CH3CH2OH"))

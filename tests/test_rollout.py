@@ -1,0 +1,413 @@
+"""Rollouts: closed forms, and the laws of scans, chunks, overflow, restart and failure."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from trajcast_jax.ensemble import chain, csvr, linear_ramp, zero_momentum
+from trajcast_jax.graph import NeighborFns, graph, neighbor_list
+from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, momentum, temperature
+from trajcast_jax.restart import load_state, save_state
+from trajcast_jax.rollout import (
+    RolloutError,
+    repeat,
+    replicate,
+    rollout,
+    simulate,
+    simulator,
+)
+from trajcast_jax.system import make_system, pad
+
+CUTOFF = 4.0
+TIME_STEP = 10.0
+
+
+@struct.dataclass
+class Alone:
+    """A neighbour list of atoms that do not see each other."""
+
+    idx: jax.Array
+    reference_positions: jax.Array
+    overflow: jax.Array
+    rebuilds: jax.Array
+
+
+def alone(system, capacity=None):
+    n_atoms = len(system.masses)
+    none = jnp.zeros((), bool)
+    return Alone(jnp.full((n_atoms, 1), n_atoms), system.positions, none, jnp.zeros((), jnp.int32))
+
+
+ALONE = NeighborFns(alone, lambda neighbors, system: neighbors, 0.0, 0.0)
+
+
+def harmonic(sites, omega):
+    """The exact map of independent oscillators about `sites` over TIME_STEP."""
+    cos, sin = np.cos(omega * TIME_STEP), np.sin(omega * TIME_STEP)
+
+    def forecast(system, neighbors):
+        away = system.positions - sites
+        return system.replace(
+            positions=sites + cos * away + sin / omega * system.velocities,
+            velocities=cos * system.velocities - omega * sin * away,
+        )
+
+    return forecast
+
+
+def gas(n=3, spacing=3.0, kelvin=400.0, seed=0):
+    """Argon on a cubic grid, warm enough for its neighbours to change."""
+    grid = spacing * np.indices((n, n, n)).reshape(3, -1).T
+    grid = grid + np.random.default_rng(seed).uniform(-0.3, 0.3, grid.shape)
+    system = make_system(grid, 0 * grid, [18] * n**3, cell=n * spacing * np.eye(3))
+    return system.replace(velocities=maxwell_boltzmann(jax.random.key(seed), system, kelvin))
+
+
+def soft(system, neighbors, traces=None):
+    """A stride of soft repulsion, which sums over neighbours as one product of matrices."""
+    if traces is not None:
+        traces.append(1)
+    edges = graph(system, neighbors, CUTOFF)
+    squares = jnp.sum(edges.vectors**2, axis=-1)
+    weights = jnp.where(edges.mask, (1 - squares / CUTOFF**2) ** 2, 0.0)
+    force = -jnp.einsum("ij,ijd->id", weights, edges.vectors)
+    velocities = system.velocities + 2e-5 * TIME_STEP * force
+    return system.replace(
+        positions=system.positions + TIME_STEP * velocities, velocities=velocities
+    )
+
+
+@functools.cache
+def soft_simulator(thermostat=True, skin=0.4):
+    system = gas()
+    neighbors = neighbor_list(system.cell, CUTOFF, skin)
+    coupling = csvr(400.0, 50.0) if thermostat else None
+    sim = simulator(soft, neighbors, coupling, time_step=TIME_STEP)
+    return sim, sim.init(jax.random.key(1), system)
+
+
+@functools.cache
+def reference_run():
+    """24 steps in one chunk: what every other way must give."""
+    sim, state = soft_simulator()
+    ((end, frames),) = simulate(sim, state, 1, 24)
+    return end, frames
+
+
+def joined(chunks):
+    """Positions and velocities of all chunks, and the last state."""
+    states, frames = zip(*chunks, strict=True)
+    positions = np.concatenate([np.asarray(f.positions) for f in frames])
+    velocities = np.concatenate([np.asarray(f.velocities) for f in frames])
+    return states[-1], positions, velocities
+
+
+def raw(tree):
+    """Leaves as numbers, keys too."""
+    return [
+        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        for x in jax.tree.leaves(tree)
+    ]
+
+
+def assert_identical(a, b):
+    for x, y in zip(raw(a), raw(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_harmonic_map_against_its_closed_form():
+    """1,000 strides, a frame of each 10th: r = s + a cos ωt + (v/ω) sin ωt."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        sites, away, speed = rng.normal(size=(3, 4, 3))
+        omega = 0.02
+        system = make_system(sites + 0.1 * away, 0.003 * speed, [8, 8, 14, 1])
+        sim = simulator(harmonic(sites, omega), ALONE, time_step=TIME_STEP)
+        state = sim.init(jax.random.key(0), system)
+        end, frames = jax.jit(rollout(sim.step, 1000, every=10))(state)
+        angles = omega * TIME_STEP * np.arange(10, 1001, 10)[:, None, None]
+        positions = sites + 0.1 * away * np.cos(angles) + 0.003 * speed / omega * np.sin(angles)
+        velocities = 0.003 * speed * np.cos(angles) - omega * 0.1 * away * np.sin(angles)
+        np.testing.assert_allclose(frames.positions, positions, atol=1e-12)
+        np.testing.assert_allclose(frames.velocities, velocities, atol=1e-14)
+        np.testing.assert_array_equal(end.system.positions, frames.positions[-1])
+        assert end.step == 1000
+        assert frames.masses.shape == (4,)
+
+
+@pytest.mark.parametrize(("length", "every"), [(1, 1), (2, 1), (8, 1), (12, 4), (24, 3)])
+def test_chunks_and_stored_frames_do_not_change_a_bit(length, every):
+    sim, state = soft_simulator()
+    end, frames = reference_run()
+    last, positions, velocities = joined(simulate(sim, state, 24 // length, length, every))
+    np.testing.assert_array_equal(positions, frames.positions[every - 1 :: every])
+    np.testing.assert_array_equal(velocities, frames.velocities[every - 1 :: every])
+    assert_identical(last, end)
+    assert end.neighbors.rebuilds > 2
+
+
+def test_repeat_is_a_rollout_without_frames():
+    sim, state = soft_simulator()
+    assert_identical(jax.jit(repeat(sim.step, 24))(state), reference_run()[0])
+
+
+def test_a_small_capacity_does_not_change_a_bit():
+    sim, state = soft_simulator()
+    _, frames = reference_run()
+    small = sim.grow(state, 3)
+    assert small.neighbors.idx.shape[-1] == 3
+    end, positions, velocities = joined(simulate(sim, small, 3, 8))
+    assert end.neighbors.idx.shape[-1] == 24
+    np.testing.assert_array_equal(positions, frames.positions)
+    np.testing.assert_array_equal(velocities, frames.velocities)
+
+
+def test_overflow_in_the_middle_of_a_run():
+    """A buffer that was just large enough at first overflows later; its chunk is done again."""
+    sim, state = soft_simulator()
+    _, frames = reference_run()
+    n_atoms = len(state.system.masses)
+    occupied = int(jnp.sum(state.neighbors.idx < n_atoms, axis=1).max())
+    tight = sim.grow(state, occupied)
+    assert not tight.neighbors.overflow
+    chunks = list(simulate(sim, tight, 12, 2))
+    capacities = [s.neighbors.idx.shape[-1] for s, _ in chunks]
+    assert capacities[0] == occupied < capacities[-1]
+    assert not any(s.neighbors.overflow for s, _ in chunks)
+    np.testing.assert_array_equal(joined(chunks)[1], frames.positions)
+
+
+def test_a_list_that_cannot_grow_is_an_error_and_no_endless_loop():
+    system = gas()
+
+    def full(system, capacity=None):
+        return alone(system).replace(overflow=jnp.ones((), bool))
+
+    fns = ALONE._replace(allocate=full)
+    sim = simulator(lambda s, n: s, fns, time_step=TIME_STEP)
+    with pytest.raises(RolloutError, match="cannot grow any further"):
+        next(simulate(sim, sim.init(jax.random.key(0), system), 1, 2))
+
+
+def test_compiled_once_and_nothing_leaves_the_device():
+    traces = []
+    system = gas()
+    neighbors = neighbor_list(system.cell, CUTOFF, 0.4)
+    sim = simulator(functools.partial(soft, traces=traces), neighbors, time_step=TIME_STEP)
+    state = sim.init(jax.random.key(0), system)
+    chunks = simulate(sim, state, 6, 4)
+    next(chunks)
+    after_one = len(traces)
+    assert after_one > 0
+    end, _ = list(chunks)[-1]
+    assert len(list(simulate(sim, end, 2, 4))) == 2
+    assert len(traces) == after_one
+
+    run = jax.jit(rollout(sim.step, 4))
+    jax.block_until_ready(run(state))
+    with jax.transfer_guard("disallow"):
+        jax.block_until_ready(run(state))
+    text = str(jax.make_jaxpr(rollout(sim.step, 4))(state))
+    assert "scan" in text
+    assert "callback" not in text
+
+
+def test_jit_against_disable_jit():
+    system = fliers()
+    coupling = csvr(linear_ramp(300.0, 100.0, 100.0), 20.0)
+    sim = simulator(harmonic(np.ones((4, 3)), 0.02), ALONE, coupling, time_step=TIME_STEP)
+    state = sim.init(jax.random.key(0), system)
+    end, frames = jax.jit(rollout(sim.step, 2))(state)
+    with jax.disable_jit():
+        end_slow, frames_slow = rollout(sim.step, 2)(state)
+    np.testing.assert_allclose(frames.positions, frames_slow.positions, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(frames.velocities, frames_slow.velocities, rtol=1e-4, atol=1e-7)
+    assert end.step == end_slow.step
+
+
+def test_gradient_through_a_rollout():
+    """d r(nΔt)/d v(0) of an oscillator is sin(nωΔt)/ω."""
+    with jax.enable_x64(True):
+        sites, omega = np.zeros((2, 3)), 0.02
+        system = make_system(sites, sites + 0.001, [8, 8])
+        sim = simulator(harmonic(sites, omega), ALONE, time_step=TIME_STEP)
+        state = sim.init(jax.random.key(0), system)
+
+        def last(velocities):
+            start = state.replace(system=system.replace(velocities=velocities))
+            return rollout(sim.step, 6, every=2)(start)[1].positions[-1].sum()
+
+        gradient = jax.jit(jax.grad(last))(system.velocities)
+        expected = np.sin(6 * omega * TIME_STEP) / omega
+        np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+
+
+def test_a_stopped_rollout_goes_on_bit_by_bit(tmp_path):
+    sim, state = soft_simulator()
+    reference, frames = reference_run()
+    path = tmp_path / "state.npz"
+    for saved, _ in simulate(sim, state, 2, 6):
+        save_state(path, saved)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.npz"]
+    # A new process knows the start frame and the settings only.
+    system = gas()
+    neighbors = neighbor_list(system.cell, CUTOFF, 0.4)
+    sim = simulator(soft, neighbors, csvr(400.0, 50.0), time_step=TIME_STEP)
+    like = sim.init(jax.random.key(99), system)
+    loaded = load_state(path, sim, like)
+    assert_identical(loaded, saved)
+    end, positions, _ = joined(simulate(sim, loaded, 2, 6))
+    np.testing.assert_array_equal(positions, frames.positions[12:])
+    assert_identical(end, reference)
+
+
+def test_a_state_of_another_simulation_is_refused(tmp_path):
+    sim, state = soft_simulator()
+    path = tmp_path / "state.npz"
+    save_state(path, state)
+    bare, other = soft_simulator(thermostat=False)
+    with pytest.raises(ValueError, match="nothing: continue with the system, ensemble"):
+        load_state(path, bare, other)
+    larger = sim.init(jax.random.key(0), gas(n=4))
+    with pytest.raises(ValueError, match="but this simulation"):
+        load_state(path, sim, larger)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="not a complete simulator state"):
+        load_state(path, sim, state)
+
+
+def flight(limit):
+    """Free flight that breaks an atom beyond `limit` Å."""
+
+    def forecast(system, neighbors):
+        positions = system.positions + TIME_STEP * system.velocities
+        velocities = jnp.where(positions[:, :1] > limit, jnp.nan, system.velocities)
+        return system.replace(positions=positions, velocities=velocities)
+
+    return forecast
+
+
+def fliers():
+    velocities = np.array([[0.001, 0, 0], [0.0, 0, 0], [0.02, 0, 0]])
+    return pad(make_system(np.zeros((3, 3)), velocities, [8, 8, 14]), 4)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_nan_stops_with_step_and_atom_and_keeps_what_came_before(every):
+    """Atom 2 passes 2.1 Å in its 11th step; chunks of 4 steps."""
+    sim = simulator(flight(2.1), ALONE, time_step=TIME_STEP)
+    chunks = []
+    start = sim.init(jax.random.key(0), fliers())
+    with pytest.raises(RolloutError, match=r"finite number at step 11, at atom 2 \(Si\)"):
+        chunks.extend(simulate(sim, start, 10, 4, every))
+    state, positions, _ = joined(chunks)
+    np.testing.assert_allclose(positions[:, 2, 0], 0.2 * np.arange(every, 11, every), rtol=1e-5)
+    assert state.step == 10  # the last good state
+    np.testing.assert_allclose(state.system.positions[2, 0], 2.0, rtol=1e-5)
+    with pytest.raises(RolloutError, match="step 11"):
+        list(simulate(sim, state, 1, 4))
+
+
+def test_heat_stops_before_the_thermostat_hides_it():
+    def heating(system, neighbors):
+        return system.replace(velocities=1.5 * system.velocities)
+
+    system = gas(kelvin=300.0)
+    coupling = csvr(300.0, 1e-3)
+    sim = simulator(heating, ALONE, coupling, time_step=TIME_STEP, max_temperature=500.0)
+    state = sim.init(jax.random.key(0), system)
+    with pytest.raises(RolloutError, match=r"reached \d+ K at step 1, .* \(Ar\)"):
+        list(simulate(sim, state, 1, 3))
+    warm = simulator(lambda s, n: s, ALONE, coupling, time_step=TIME_STEP, max_temperature=500.0)
+    assert len(list(simulate(warm, state, 1, 3))) == 1
+
+
+def replicas(kelvins, keys, skin=0.4):
+    """A replicated simulator and its state, each replica with its own temperature and seed."""
+    system = gas()
+    neighbors = neighbor_list(system.cell, CUTOFF, skin)
+    listed = neighbors.allocate(system)
+
+    def single(kelvin):
+        return simulator(soft, neighbors, csvr(kelvin, 20.0), time_step=TIME_STEP)
+
+    states = jax.vmap(lambda key, t: single(t).init(key, system, listed))(keys, kelvins)
+    return replicate(single(0.0)), states, single, system
+
+
+def test_replicas_equal_single_runs():
+    kelvins = jnp.asarray([100.0, 400.0, 900.0])
+    keys = jax.random.split(jax.random.key(5), 3)
+    sim, states, single, system = replicas(kelvins, keys)
+    (end, frames), *_ = simulate(sim, states, 1, 12, every=2)
+    assert frames.positions.shape == (6, 3, 27, 3)
+    one = single(0.0)  # the temperature comes with the state
+    for i, kelvin in enumerate([100.0, 400.0, 900.0]):
+        start = single(kelvin).init(keys[i], system)
+        (last, alone_frames), *_ = simulate(one, start, 1, 12, every=2)
+        np.testing.assert_allclose(frames.positions[:, i], alone_frames.positions, atol=1e-4)
+        np.testing.assert_allclose(frames.velocities[:, i], alone_frames.velocities, atol=1e-6)
+        assert end.neighbors.rebuilds[i] == last.neighbors.rebuilds
+    dof = degrees_of_freedom(system)
+    found = jax.vmap(lambda s: temperature(s, dof))(end.system)
+    assert found[0] < found[1] < found[2]
+
+
+def test_replicas_overflow_restart_and_fail(tmp_path):
+    kelvins = jnp.asarray([100.0, 2000.0])
+    keys = jax.random.split(jax.random.key(5), 2)
+    sim, states, _, _ = replicas(kelvins, keys)
+    _, positions, _ = joined(simulate(sim, states, 2, 6))
+    small = sim.grow(states, 16)
+    assert small.neighbors.overflow.any()
+    chunks = []
+    for state, frames in simulate(sim, small, 1, 6):
+        chunks.append((state, frames))
+        save_state(tmp_path / "state.npz", state)
+    chunks += simulate(sim, load_state(tmp_path / "state.npz", sim, states), 1, 6)
+    np.testing.assert_array_equal(joined(chunks)[1], positions)
+
+    def start(speed):
+        system = fliers()
+        return system.replace(velocities=speed * system.velocities)
+
+    sim = simulator(flight(2.1), ALONE, time_step=TIME_STEP)
+    systems = jax.vmap(start)(jnp.asarray([0.1, 1.0]))
+    many = replicate(sim)
+    states = many.init(keys, systems, alone(fliers()))
+    with pytest.raises(RolloutError, match="step 11 of replica 1, at atom 2"):
+        list(simulate(many, states, 3, 4))
+
+
+def test_ramp_and_momentum_zeroing_inside_a_rollout():
+    """Cooled from 600 K to 100 K in 400 fs, with the momentum taken out at each 5th step."""
+    system = gas()
+    system = system.replace(velocities=system.velocities + 0.001)
+    coupling = chain(csvr(linear_ramp(600.0, 100.0, 400.0), 5.0), zero_momentum(5))
+    sim = simulator(lambda s, n: s, ALONE, coupling, time_step=TIME_STEP)
+    end, frames = jax.jit(rollout(sim.step, 60))(sim.init(jax.random.key(0), system))
+    total = np.einsum("i,tid->td", system.masses, frames.velocities)
+    assert np.abs(total[3]).min() > 0.1
+    np.testing.assert_allclose(total[4:], 0, atol=1e-3)
+    dof = degrees_of_freedom(system)
+    kelvins = np.asarray(jax.vmap(lambda v: temperature(system.replace(velocities=v), dof))(
+        frames.velocities
+    ))  # fmt: skip
+    # One correlation time is τ/2 and so less than a step: σ_T = T √(2/N_f) each.
+    times = TIME_STEP * np.arange(1, 61)
+    target = 600 - 500 * np.clip(times / 400, 0, 1)
+    deviation = (kelvins[5:] - target[5:]) / (target[5:] * np.sqrt(2 / 78))
+    assert abs(deviation.mean()) < 1.0
+    assert deviation.std() < 1.7
+    np.testing.assert_allclose(momentum(end.system), 0, atol=1e-3)
+
+
+def test_a_rollout_of_no_whole_number_of_frames_is_refused():
+    sim, _ = soft_simulator()
+    with pytest.raises(ValueError, match="multiple of `every`"):
+        rollout(sim.step, 10, every=3)

@@ -1,0 +1,165 @@
+"""The rollout command: interrupted, continued, replicated, failed, refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import as_system, forecaster, quartz_atoms
+
+from experiments import rollout as command
+from trajcast_jax import checkpoint, io
+from trajcast_jax.config import Experiment, RolloutSettings
+from trajcast_jax.rollout import RolloutError
+
+
+class Bar:
+    """A progress bar that says nothing, and interrupts at one of its updates."""
+
+    def __init__(self, interrupt_at=None, **_):
+        self.n, self.updates, self.interrupt_at = 0.0, 0, interrupt_at
+
+    def update(self, n):
+        self.n += n
+        self.updates += 1
+        if self.updates == self.interrupt_at:
+            raise KeyboardInterrupt
+
+    def set_postfix_str(self, text):
+        assert "ns/day" in text
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with an untrained checkpoint of a small network and a start frame."""
+    folder = tmp_path_factory.mktemp("rollout")
+    model = forecaster(blocks=1, channels=2, lmax=1, parity="natural", cutoff=2.5)
+    checkpoint.save(folder / "model", model, model.init(0))
+    io.write_extxyz(folder / "start.extxyz", as_system(quartz_atoms()))
+    return folder
+
+
+def run_of(folder, kelvins=(300.0,), **changes):
+    values = {"duration": 360.0, "chunk": 4, "every": 2, "max_temperature": 1e6, "skin": 0.3}
+    settings = RolloutSettings(**(values | changes))
+    return command.Run(
+        experiment=Experiment(name="tiny", system="tiny", rollout=settings),
+        checkpoint=str(folder / "model"),
+        start=str(folder / "start.extxyz"),
+        thermalize=len(kelvins) > 1,
+        temperatures=kelvins,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """12 strides without interruption."""
+    taken = command.forecast(run_of(folder), folder / "whole", Bar)
+    assert taken["ns_per_day"] > 0
+    return io.read_trajectory(folder / "whole" / "trajectory.h5")
+
+
+def test_start_frame_and_times_are_in_the_file(folder, whole):
+    trajectory, times = whole
+    np.testing.assert_allclose(times, np.arange(0, 361, 60))
+    start = io.read(folder / "start.extxyz")
+    np.testing.assert_array_equal(trajectory.positions[0], start.positions)
+    assert np.abs(np.diff(trajectory.positions, axis=0)).max() > 1e-3
+
+
+def test_interrupted_and_continued_is_the_same_file(folder, whole):
+    run, out = run_of(folder), folder / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        command.forecast(run, out, lambda **kw: Bar(interrupt_at=2, **kw))
+    # As if killed after the frames were written and before the state was.
+    before = (out / "state.npz").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        command.forecast(run, out, lambda **kw: Bar(interrupt_at=1, **kw))
+    (out / "state.npz").write_bytes(before)
+    command.forecast(run, out, Bar)
+    trajectory, times = io.read_trajectory(out / "trajectory.h5")
+    np.testing.assert_array_equal(times, whole[1])
+    np.testing.assert_array_equal(trajectory.positions, whole[0].positions)
+    np.testing.assert_array_equal(trajectory.velocities, whole[0].velocities)
+    assert command.forecast(run, out, Bar) == {}  # there is nothing left to do
+
+
+def test_a_short_rollout_made_longer_by_the_command_line(folder, whole, monkeypatch):
+    out = folder / "longer"
+    command.forecast(run_of(folder, duration=120.0), out, Bar)
+    arguments = command.Arguments("quartz", duration=360.0, out=out, resume=True)
+    run, found = command.old_run(arguments)
+    assert (run, found) == (run_of(folder), out)
+    command.forecast(run, out, Bar)
+    trajectory, _ = io.read_trajectory(out / "trajectory.h5")
+    np.testing.assert_array_equal(trajectory.positions, whole[0].positions)
+
+
+def test_replicas_write_a_trajectory_each(folder):
+    out = folder / "replicas"
+    run = run_of(folder, kelvins=(200.0, 800.0), duration=240.0)
+    with pytest.raises(KeyboardInterrupt):
+        command.forecast(run, out, lambda **kw: Bar(interrupt_at=1, **kw))
+    command.forecast(run, out, Bar)
+    assert [p.name for p in command.folders(run, out)] == ["replica_00", "replica_01"]
+    first, second = (io.read_trajectory(p / "trajectory.h5")[0] for p in command.folders(run, out))
+    assert first.positions.shape == second.positions.shape == (5, 9, 3)
+    np.testing.assert_array_equal(first.positions[0], second.positions[0])
+    masses = np.asarray(first.masses)[:, None]
+    energies = [np.sum(masses * np.asarray(t.velocities[0]) ** 2) for t in (first, second)]
+    assert 2.0 < energies[1] / energies[0] < 8.0
+
+
+def test_failure_keeps_the_frames_and_says_where(folder):
+    out = folder / "hot"
+    run = run_of(folder, max_temperature=1.0)
+    with pytest.raises(RolloutError, match="at step 1, which is above the limit"):
+        command.forecast(run, out, Bar)
+    trajectory, _ = io.read_trajectory(out / "trajectory.h5")
+    assert len(trajectory.positions) == 1
+    with pytest.raises(RolloutError, match="at step 1"):
+        command.forecast(run, out, Bar)
+
+
+def test_chunks_are_of_one_length_and_reach_the_duration():
+    for duration, every, chunk, done in ((1e5, 1, 100, 0), (1e3, 4, 10, 8), (900.0, 1, 7, 29)):
+        settings = RolloutSettings(duration=duration, every=every, chunk=chunk)
+        chunks, length = command.plan(settings, 30.0, done)
+        assert length % every == 0
+        assert duration <= 30.0 * (done + chunks * length) < duration + 30.0 * chunks * every
+        assert length < chunk + every
+    assert command.plan(RolloutSettings(duration=900.0), 30.0, 30) == (0, 1)
+
+
+def test_couplings_of_the_settings():
+    for name in ("nve", "csvr", "langevin"):
+        settings = RolloutSettings(ensemble=name, final_temperature=100.0, zero_momentum_every=3)
+        assert command.make_coupling(settings, 300.0, False)
+    with pytest.raises(ValueError, match="'nvt', but must be one of nve, csvr, langevin"):
+        command.make_coupling(RolloutSettings(ensemble="nvt"), 300.0, False)
+
+
+def test_command_line_refusals(folder, whole):
+    with pytest.raises(ValueError, match="already holds a rollout"):
+        command.new_run(command.Arguments("quartz", out=folder / "whole"))
+    with pytest.raises(ValueError, match="3 replicas cannot have 2 temperatures"):
+        command.new_run(command.Arguments("quartz", replicas=3, temperatures=(1.0, 2.0)))
+    with pytest.raises(ValueError, match="--temperature has no effect"):
+        command.old_run(command.Arguments("quartz", temperature=1.0, resume=True))
+    with pytest.raises(FileNotFoundError, match="leave --resume out"):
+        command.old_run(command.Arguments("quartz", out=folder / "none", resume=True))
+
+
+def test_command_line_settings():
+    arguments = command.Arguments("quartz", duration=3e3, seed=7, temperatures=(250.0, 350.0))
+    run, out = command.new_run(dataclasses.replace(arguments, set=("rollout.every=5",)))
+    settings = run.experiment.rollout
+    assert (settings.duration, settings.seed, settings.every) == (3e3, 7, 5)
+    assert run.temperatures == (250.0, 350.0)
+    assert run.start.endswith("pretrained/quartz/start.extxyz")
+    assert out.parent.as_posix() == "runs/quartz/rollout"

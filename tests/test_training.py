@@ -1,0 +1,188 @@
+"""Training: optimiser rules against their sources, learning, bit-identical resume, checkpoints."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import forecaster
+from test_dataset import trajectory
+
+from trajcast_jax import checkpoint
+from trajcast_jax.config import TrainingSettings
+from trajcast_jax.dataset import frame_pairs, statistics
+from trajcast_jax.forecast import Forecaster
+from trajcast_jax.training import (
+    error_sums,
+    fit,
+    init_state,
+    optimizer,
+    pair_errors,
+    pair_loss,
+    scale_by_amsgrad,
+    validated,
+)
+
+SETTINGS = TrainingSettings(updates=12, validate_every=6, batch_size=2, ema_decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def data():
+    run = trajectory()
+    return frame_pairs([run], 30.0, 3.5, 8), frame_pairs([run], 30.0, 3.5, 4, seed=1)
+
+
+@pytest.fixture(scope="module")
+def setup(data):
+    fc = forecaster(channels=2, blocks=1)
+    return Forecaster(fc.settings, statistics(data[0], baseline=False), 30.0)
+
+
+def final(fc, data, state=None, settings=SETTINGS, chunk=3):
+    state = init_state(fc, settings) if state is None else state
+    rows = []
+    last = None
+    for last, metrics in fit(fc, settings, state, *data, chunk=chunk):  # noqa: B007
+        rows.append(metrics)
+    return last, rows
+
+
+def assert_identical(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_amsgrad_is_pytorchs():
+    """Against numbers of torch.optim.Adam(amsgrad=True), written out by hand."""
+    gradients = [10.0, 0.1, -0.3, 0.2]
+    rule = scale_by_amsgrad(0.9, 0.999)
+    state = rule.init({"w": jnp.zeros(())})
+    m = v = v_max = 0.0
+    for t, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        v_max = max(v_max, v)
+        step, state = rule.update({"w": jnp.asarray(g)}, state)
+        expected = (m / (1 - 0.9**t)) / (np.sqrt(v_max) / np.sqrt(1 - 0.999**t) + 1e-8)
+        np.testing.assert_allclose(step["w"], expected, rtol=1e-5)
+
+
+def test_schedule_warms_up_and_falls_to_zero():
+    settings = TrainingSettings(updates=100, warmup=0.1, learning_rate=0.5, clip_norm=0.0)
+    rule = optimizer(settings)
+    params = jnp.ones(())
+    state, rates = rule.init(params), []
+    for _ in range(101):
+        step, state = rule.update(jnp.ones(()), state, params)
+        rates.append(-float(step))  # Adam's step on a constant gradient is the rate itself
+    assert rates[0] == 0.0
+    assert max(rates) == pytest.approx(0.5, rel=1e-3)
+    assert np.argmax(rates) == 10
+    assert rates[100] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_plateau_rule_and_best_weights(setup):
+    settings = dataclasses.replace(SETTINGS, schedule="plateau", plateau_patience=2)
+    state = init_state(setup, settings)
+    for error in (0.5, 0.6, 0.7):
+        state = validated(state, settings, jnp.asarray(error))
+    assert float(state.rate_scale) == 1.0
+    state = validated(state, settings, jnp.asarray(0.8))  # the third without improvement
+    assert float(state.rate_scale) == pytest.approx(0.8)
+    state = state.replace(ema_params=jax.tree.map(jnp.zeros_like, state.params))
+    worse = validated(state, settings, jnp.asarray(0.9))
+    better = validated(state, settings, jnp.asarray(0.1))
+    assert_identical(worse.best_params, state.best_params)
+    assert_identical(better.best_params, state.ema_params)
+    assert (int(worse.stale[0]), int(better.stale[0])) == (4, 0)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "schedule"])
+def test_unknown_rules_are_named(name):
+    with pytest.raises(ValueError, match=f"training.{name} must be one of"):
+        optimizer(dataclasses.replace(SETTINGS, **{name: "sgdd"}))
+
+
+def test_loss_and_errors_are_those_of_the_paper(setup, data):
+    pair = jax.tree.map(lambda x: jnp.asarray(x[0]), data[0])
+    params = setup.init(0)
+    d, v = pair_errors(setup, params, pair)
+    scales = np.asarray(setup.scales(pair.system.species))
+    expected = 0.5 * np.mean((d / scales[:, :1]) ** 2) + 0.5 * np.mean((v / scales[:, 1:]) ** 2)
+    loss = pair_loss(setup, SETTINGS, params, pair)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    one = jax.tree.map(lambda x: x[:1], data[0])
+    sums = error_sums(setup, params, jax.tree.map(jnp.asarray, one))
+    np.testing.assert_allclose(sums[1], [abs(v).sum(), abs(pair.velocities).sum()], rtol=1e-5)
+
+
+def test_it_learns(setup, data):
+    settings = dataclasses.replace(SETTINGS, updates=120, validate_every=60)
+    _, rows = final(setup, data, settings=settings, chunk=60)
+    assert rows[-1].loss < 0.3 * rows[0].loss
+    assert rows[-1].velocity_error < rows[0].velocity_error
+
+
+def test_resume_is_bit_identical(setup, data, tmp_path):
+    whole, _ = final(setup, data)
+    half = None
+    for state, metrics in fit(setup, SETTINGS, init_state(setup, SETTINGS), *data, chunk=3):
+        if metrics.update == 9:  # in the middle of an epoch and of a validation interval
+            checkpoint.save_state(tmp_path / "last", setup, state)
+            break
+    half = checkpoint.restore_state(tmp_path / "last", init_state(setup, SETTINGS))
+    resumed, rows = final(setup, data, half)
+    assert rows[0].update == 12
+    assert_identical(whole, resumed)
+
+
+def test_checkpoint_holds_all_that_a_forecast_needs(setup, tmp_path):
+    params = setup.init(3)
+    checkpoint.save(tmp_path / "best", setup, params, {"origin": "a test"})
+    trained = checkpoint.restore(tmp_path / "best")
+    assert trained.forecaster == setup
+    assert trained.species == (8, 14)
+    assert trained.time_step == 30.0
+    assert checkpoint.describe(tmp_path / "best")[1] == {"origin": "a test"}
+    assert_identical(trained.params, params)
+    checkpoint.save(tmp_path / "best", setup, setup.init(4))  # replaces, leaves nothing behind
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(setup, tmp_path, monkeypatch):
+    params = setup.init(3)
+    checkpoint.save(tmp_path / "best", setup, params)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path / "best", setup, setup.init(4))
+    assert_identical(checkpoint.restore(tmp_path / "best").params, params)
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_foreign_checkpoints_are_refused(setup, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint: it has no model\.json"):
+        checkpoint.restore(tmp_path)
+    checkpoint.save(tmp_path / "best", setup, setup.init(3))
+    file = tmp_path / "best" / "model.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"format": 99}))
+    with pytest.raises(ValueError, match=r"has format 99 .* reads format 1"):
+        checkpoint.restore(tmp_path / "best")
+    values["model"]["channels"] = 5
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="does not hold the weights"):
+        checkpoint.restore(tmp_path / "best")
+    file.write_text("{")
+    with pytest.raises(ValueError, match="not a model description"):
+        checkpoint.restore(tmp_path / "best")
+
+
+def test_a_diverging_loss_stops_with_the_update(setup, data):
+    settings = dataclasses.replace(SETTINGS, learning_rate=float("inf"), warmup=0.0)
+    with pytest.raises(FloatingPointError, match="loss became nan within updates"):
+        final(setup, data, settings=settings)

@@ -1,0 +1,41 @@
+"""Molecular dynamics without forces: an equivariant network forecasts the next frame, in JAX."""
+
+from trajcast_jax.checkpoint import pretrained, restore, save
+from trajcast_jax.config import Experiment, load
+from trajcast_jax.dataset import FramePairs, frame_pairs
+from trajcast_jax.ensemble import chain, csvr, linear_ramp, nve, zero_momentum
+from trajcast_jax.forecast import Forecaster, TrainedForecast
+from trajcast_jax.graph import neighbor_list
+from trajcast_jax.io import H5MDWriter, read, read_trajectory, write_extxyz
+from trajcast_jax.mechanics import maxwell_boltzmann, temperature
+from trajcast_jax.rollout import rollout, simulate, simulator
+from trajcast_jax.system import System, make_system
+
+__all__ = [
+    "Experiment",
+    "Forecaster",
+    "FramePairs",
+    "H5MDWriter",
+    "System",
+    "TrainedForecast",
+    "chain",
+    "csvr",
+    "frame_pairs",
+    "linear_ramp",
+    "load",
+    "make_system",
+    "maxwell_boltzmann",
+    "neighbor_list",
+    "nve",
+    "pretrained",
+    "read",
+    "read_trajectory",
+    "restore",
+    "rollout",
+    "save",
+    "simulate",
+    "simulator",
+    "temperature",
+    "write_extxyz",
+    "zero_momentum",
+]

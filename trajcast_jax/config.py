@@ -1,0 +1,253 @@
+"""All settings, as frozen dataclasses; TOML in, validated, TOML out.
+
+A setting has one name, one unit and one default, here. An experiment is one TOML
+file whose tables are the fields of `Experiment`.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceSettings:
+    """Reference molecular dynamics, run by LAMMPS (`reference.py`)."""
+
+    structure: dict = dataclasses.field(default_factory=dict)
+    """How to build the start structure: keyword arguments of `ase.spacegroup.crystal`."""
+    repeat: tuple[int, int, int] = (1, 1, 1)
+    lammps_units: str = "metal"
+    lammps_atom_style: str = "charge"
+    commands: str = ""
+    """LAMMPS commands that define the force field, run once after the atoms exist."""
+    time_step: float = 1.0  # fs
+    save_every: float = 5.0  # fs between stored frames
+    temperature: float = 300.0  # K
+    pressure: float = 1.0  # bar
+    time_constant: float = 100.0  # fs, CSVR and barostat (×10) during equilibration
+    npt_time: float = 10_000.0  # fs; 0 for none
+    nvt_time: float = 50_000.0  # fs
+    nve_time: float = 100_000.0  # fs of every production run
+    gap_time: float = 5_000.0  # fs of NVT between the starts of production runs
+    runs: int = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Frame pairs for training (`dataset.py`)."""
+
+    time_step: float = 30.0  # fs, the stride Δt
+    train_runs: tuple[int, ...] = (0, 1, 2, 3)
+    validation_runs: tuple[int, ...] = (4,)
+    test_runs: tuple[int, ...] = (5,)
+    train_pairs: int = 5_000
+    validation_pairs: int = 1_250
+    test_pairs: int = 1_000
+    time_reversal: bool = True
+    """Draw each training pair forwards or backwards in time with equal probability."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The network (`model.py`); the defaults are the paper's."""
+
+    cutoff: float = 4.5  # Å
+    lmax: int = 2
+    channels: int = 64
+    blocks: int = 4
+    parity: str = "both"
+    """"both" carries 0o, 1e, 2o too; "natural" only 0e, 1o, 2e."""
+    n_radial: int = 8
+    envelope_power: int = 6
+    n_speed: int = 8
+    max_speed: float = 0.11  # Å/fs
+    edge_mlp: tuple[int, ...] = (64, 64, 64)
+    velocity_mlp: tuple[int, ...] = (64, 64, 64)
+    velocity_vector: bool = False
+    """Feed the velocity itself (over its RMS), not only its direction, to the first layer."""
+    conserve_angular: bool = False
+    """Conserve angular momentum too; for isolated molecules only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """Optimisation (`training.py`)."""
+
+    updates: int = 20_000
+    batch_size: int = 2
+    validate_every: int = 500  # updates
+    optimizer: str = "adam"
+    """"adam" or "amsgrad" (by PyTorch's rule)."""
+    learning_rate: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    schedule: str = "cosine"
+    """"cosine" (linear warm-up, then cosine to zero), "plateau" (the paper's) or "constant"."""
+    warmup: float = 0.02  # fraction of all updates, cosine only
+    plateau_factor: float = 0.8
+    plateau_patience: int = 20  # validations without improvement before a reduction
+    early_stop: int = 0  # validations without improvement before the end; 0 for never
+    clip_norm: float = 1.0  # global gradient norm; 0 for none
+    ema_decay: float = 0.999  # 0 for none
+    displacement_weight: float = 0.5
+    velocity_weight: float = 0.5
+    per_species_scales: bool = True
+    linear_baseline: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSettings:
+    """A forecast trajectory (`rollout.py`)."""
+
+    duration: float = 100_000.0  # fs
+    every: int = 1  # strides between stored frames
+    chunk: int = 100  # strides per compiled scan
+    skin: float = 0.5  # Å
+    ensemble: str = "csvr"
+    """"csvr" or "nve"."""
+    temperature: float = 300.0  # K
+    final_temperature: float | None = None  # K, of a linear ramp; None for constant
+    time_constant: float = 75.0  # fs
+    zero_momentum_every: int = 0  # strides; 0 for never
+    max_temperature: float = 3000.0  # K; above it the rollout stops
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """Observables that hold a forecast against the reference (`evaluation.py`)."""
+
+    rdf_max: float = 8.0  # Å
+    rdf_bins: int = 160
+    rdf_pairs: tuple[tuple[str, str], ...] = ()
+    """Pairs of chemical symbols; all pairs when empty."""
+    rdf_frames: int = 1_000  # at most, evenly spread
+    vdos_segment: float = 5_000.0  # fs of a window; its inverse is the resolution
+    msd_time: float = 10_000.0  # fs, longest lag
+    closest_fraction: float = 0.7
+    """Atoms closer than this fraction of the reference's shortest distance have collided."""
+    equilibration: float = 0.1  # fraction of a trajectory left out
+    n_blocks: int = 5  # for block-averaged errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What normalises inputs and targets, measured on the training set.
+
+    Per species (in the order of `species`): the RMS of what the baseline leaves of
+    displacements (Å) and new velocities (Å/fs), the baselines d ≈ a v (fs) and
+    v' ≈ b v, and the RMS velocity component (Å/fs).
+    """
+
+    species: tuple[int, ...]
+    displacement_scale: tuple[float, ...]
+    velocity_scale: tuple[float, ...]
+    displacement_baseline: tuple[float, ...]
+    velocity_baseline: tuple[float, ...]
+    velocity_rms: tuple[float, ...]
+    average_neighbors: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One system: how its reference is made, learned, forecast and judged."""
+
+    name: str
+    system: str
+    """Whose reference runs it uses: its own name, or that of the experiment it is based on."""
+    reference: ReferenceSettings = ReferenceSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def from_dict(kind: type, values: dict, where: str = ""):
+    """A settings dataclass from nested dicts; unknown keys and wrong types are errors."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}."
+            raise ValueError(f"Unknown setting '{where}{key}': {hint}")
+    missing = [
+        f.name
+        for f in fields.values()
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"Setting '{where}{missing[0]}' is missing and has no default.")
+    return kind(**{k: _coerce(hints[k], v, where + k) for k, v in values.items()})
+
+
+def _coerce(hint, value, name: str):
+    """`value` as the annotated type, or an error that names the setting."""
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, f"{name}.")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, name)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(_coerce(a, v, name) for a, v in zip(inner, value, strict=True))
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ValueError(f"Setting '{name}' must be {hint}, but is {value!r}.")
+
+
+def load(path: str | Path) -> Experiment:
+    """The experiment described by a TOML file.
+
+    A file may name another one beside it as its `base`, and say only what differs.
+    """
+    return from_dict(Experiment, _read(Path(path)))
+
+
+def _read(path: Path) -> dict:
+    with open(path, "rb") as file:
+        values = tomllib.load(file)
+    own = {"name": path.stem, "system": path.stem}
+    if "base" in values:
+        base = _read(path.with_name(values.pop("base") + path.suffix))
+        own["system"] = base["system"]
+        tables = {k: base.get(k, {}) | v for k, v in values.items() if isinstance(v, dict)}
+        values = base | values | tables
+        return values | own
+    return own | values
+
+
+def changed(experiment: Experiment, changes: tuple[str, ...]) -> Experiment:
+    """The experiment with settings replaced, each given as "table.name=value" (value in TOML)."""
+    values = dataclasses.asdict(experiment)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        table, _, key = name.strip().partition(".")
+        if not equals or not key:
+            raise ValueError(
+                f"'{change}' is no setting: write table.name=value, as in training.updates=1000."
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()  # a bare word is a string
+        values.setdefault(table, {})[key] = value
+    return from_dict(Experiment, values)
+
+
+def to_json(settings) -> str:
+    """Any settings dataclass as JSON; `from_dict(kind, json.loads(text))` reads it back."""
+    return json.dumps(dataclasses.asdict(settings), indent=1)

@@ -1,0 +1,49 @@
+"""Exact projections of a forecast onto the conserved momenta.
+
+Thiemann et al., Nature Machine Intelligence 8, 764 (2026), arXiv:2503.23794, for any
+total momentum and any shape of molecule. They know no network: `before` and `after`
+are two frames of one system, and only `after` is corrected. Used in training too, so
+they are differentiable everywhere.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from trajcast_jax.mechanics import (
+    angular_momentum,
+    angular_velocity,
+    arms,
+    momentum,
+    total_mass,
+)
+from trajcast_jax.system import System
+
+
+def conserve_linear(before: System, after: System, time_step: float | Float[Array, ""]) -> System:
+    """`after` with the total momentum of `before`, and its centre of mass where that leads.
+
+    With P the momentum before and M the total mass, one common velocity and one common
+    displacement are added so that Σ m v' = P and the centre of mass has moved by
+    P Δt/M in `time_step` Δt (fs). Positions must be unwrapped.
+    """
+    mass = total_mass(before)
+    mask = before.mask[:, None]
+    velocity = momentum(before) / mass
+    # The mean displacement, not the difference of two centres: those may be far from 0.
+    moved = before.masses @ (after.positions - before.positions) / mass
+    return after.replace(
+        positions=after.positions + mask * (velocity * time_step - moved),
+        velocities=after.velocities + mask * (velocity - momentum(after) / mass),
+    )
+
+
+def conserve_angular(before: System, after: System) -> System:
+    """`after` with the angular momentum of `before` about the centre of mass.
+
+    A rigid rotation ω = I⁺(L − L') is added to the velocities, I the inertia tensor of
+    the new positions; the linear momentum stays. For isolated molecules only. A line
+    cannot take up what points along it, a single atom nothing.
+    """
+    missing = angular_momentum(before) - angular_momentum(after)
+    omega = angular_velocity(after, missing)
+    return after.replace(velocities=after.velocities + jnp.cross(omega, arms(after)))

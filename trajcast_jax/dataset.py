@@ -1,0 +1,272 @@
+"""`FramePairs`: two frames Δt apart, with the neighbours of the first; for training and tests.
+
+Pairs come from whole trajectories (runs). Training, validation and test sets take different
+runs, or different blocks of time of one run: neighbouring frames are never shuffled apart.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from trajcast_jax.config import Statistics
+from trajcast_jax.graph import Graph, neighbor_list
+from trajcast_jax.system import System, minimum_image, pad
+
+
+@struct.dataclass
+class FramePairs:
+    """Pairs along a leading axis; all arrays padded to the largest system and neighbourhood.
+
+    Attributes:
+      system: the first frames; every field has the pair axis.
+      displacements: (pair, atom, 3) Å, minimum image of r(t+Δt) − r(t).
+      velocities: (pair, atom, 3) Å/fs at t+Δt.
+      idx, shifts: (pair, atom, neighbor[, 3]) as in `graph.Neighbors`, without skin.
+    """
+
+    system: System
+    displacements: Float[Array, "pair atom 3"]
+    velocities: Float[Array, "pair atom 3"]
+    idx: Int[Array, "pair atom neighbor"]
+    shifts: Int[Array, "pair atom neighbor 3"]
+
+    def __len__(self) -> int:
+        return self.displacements.shape[0]
+
+    def edges(self, cutoff: float) -> Graph:
+        """The graph of one pair's first frame (no pair axis)."""
+        n_atoms = self.displacements.shape[-2]
+        mask: Bool[Array, "atom neighbor"] = self.idx < n_atoms
+        senders = jnp.where(mask, self.idx, 0).astype(jnp.int32)
+        positions = self.system.positions
+        vectors = positions[senders] - positions[:, None]
+        if self.system.cell is not None:
+            vectors = vectors + self.shifts.astype(vectors.dtype) @ self.system.cell
+        nowhere = jnp.asarray([cutoff, 0.0, 0.0], vectors.dtype)
+        return Graph(jnp.where(mask[..., None], vectors, nowhere), senders, mask)
+
+
+def stride(time_step: float, spacing: float) -> int:
+    """How many frames `spacing` fs apart make one stride of `time_step` fs."""
+    n = round(time_step / spacing)
+    if n < 1 or abs(n * spacing - time_step) > 1e-6 * time_step:
+        raise ValueError(
+            f"A stride of {time_step:g} fs is no whole number of frames: the trajectory has one "
+            f"every {spacing:g} fs; choose a multiple of that, or store frames more often."
+        )
+    return n
+
+
+def start_frames(
+    n_frames: int, n_stride: int, n_pairs: int, seed, segment: int | None = None
+) -> np.ndarray:
+    """`n_pairs` different start frames, drawn at random from those with a frame a stride later.
+
+    Where a trajectory consists of independent pieces of `segment` frames, both are of one piece.
+    """
+    possible = np.arange(max(n_frames - n_stride, 0))
+    if segment is not None:
+        possible = possible[possible % segment + n_stride < segment]
+    if len(possible) < max(n_pairs, 1):
+        raise ValueError(
+            f"A trajectory of {n_frames} frames holds {len(possible)} pairs that are "
+            f"{n_stride} frames apart, but {n_pairs} are asked for; make the trajectory longer "
+            "or ask for fewer pairs."
+        )
+    return np.sort(np.random.default_rng(seed).choice(possible, n_pairs, replace=False))
+
+
+def frame_pairs(
+    trajectories: list[tuple[System, np.ndarray]],
+    time_step: float,
+    cutoff: float,
+    n_pairs: int,
+    seed: int = 0,
+    time_reversal: bool = False,
+    segment: int | None = None,
+) -> FramePairs:
+    """Random pairs from `trajectories`, as many from each, with their neighbours.
+
+    Each trajectory is (System with a time axis, times in fs). Systems may differ in size,
+    composition and cell; all must be periodic or all isolated. With `time_reversal` every
+    pair (r, v) → (r + d, v') comes with its mirror (r + d, −v') → (r, −v) as well. `segment`:
+    the trajectories consist of independent pieces of so many frames.
+    """
+    shares = np.diff(np.linspace(0, n_pairs, len(trajectories) + 1).astype(int))
+    size = max(trajectory.masses.shape[0] for trajectory, _ in trajectories)
+    if len({trajectory.cell is None for trajectory, _ in trajectories}) > 1:
+        raise ValueError(
+            "Some trajectories are periodic and some have no cell; train on one kind at a time."
+        )
+    parts = []
+    for run, ((trajectory, times), share) in enumerate(zip(trajectories, shares, strict=True)):
+        if share == 0:
+            continue
+        n = stride(time_step, float(times[1] - times[0]))
+        starts = start_frames(len(times), n, int(share), (seed, run), segment)
+        part = _pairs(trajectory, starts, n)
+        if time_reversal:
+            part = _concatenate([part, _reversed(part)])
+        system, displacements, velocities = part
+        tail = [(0, 0), (0, size - displacements.shape[1]), (0, 0)]
+        system = pad(system, size)
+        idx, shifts = _neighbors(system, cutoff)
+        parts.append(
+            FramePairs(
+                _repeat_constants(system),
+                np.pad(displacements, tail),
+                np.pad(velocities, tail),
+                idx,
+                shifts,
+            )
+        )
+    return join(parts)
+
+
+def _pairs(trajectory: System, starts: np.ndarray, n: int):
+    first, last = np.asarray(trajectory.positions), np.asarray(trajectory.velocities)
+    displacements = first[starts + n] - first[starts]
+    system = trajectory.replace(positions=first[starts], velocities=last[starts])
+    if trajectory.cell is not None:
+        displacements = np.asarray(minimum_image(displacements, trajectory.cell))
+    return system, displacements, last[starts + n]
+
+
+def _reversed(part):
+    system, displacements, velocities = part
+    back = system.replace(positions=system.positions + displacements, velocities=-velocities)
+    return back, -displacements, -np.asarray(system.velocities)
+
+
+def join(parts: list[FramePairs]) -> FramePairs:
+    """Datasets of one kind (periodic or isolated) as one, padded to the largest."""
+    size = max(part.displacements.shape[1] for part in parts)
+    slots = max(part.idx.shape[-1] for part in parts)
+    return _concatenate([_with_slots(_with_size(part, size), slots, size) for part in parts])
+
+
+def _with_size(part: FramePairs, size: int) -> FramePairs:
+    old = part.displacements.shape[1]
+
+    def grow(x):
+        return np.pad(x, [(0, 0), (0, size - old)] + [(0, 0)] * (x.ndim - 2))
+
+    cell, idx = part.system.cell, np.where(part.idx == old, size, part.idx)
+    system = jax.tree.map(grow, part.system.replace(cell=None)).replace(cell=cell)
+    return FramePairs(
+        system=system,
+        displacements=grow(part.displacements),
+        velocities=grow(part.velocities),
+        idx=np.pad(idx, [(0, 0), (0, size - old), (0, 0)], constant_values=size),
+        shifts=grow(part.shifts),
+    )
+
+
+def _concatenate(parts):
+    """Joined along the pair axis; constants of Systems (no pair axis yet) are kept."""
+    if isinstance(parts[0], FramePairs):
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    systems, displacements, velocities = zip(*parts, strict=True)
+    system = systems[0].replace(
+        positions=np.concatenate([s.positions for s in systems]),
+        velocities=np.concatenate([s.velocities for s in systems]),
+    )
+    return system, np.concatenate(displacements), np.concatenate(velocities)
+
+
+def _repeat_constants(system: System) -> System:
+    """Masses, species, cell and mask with the pair axis that positions have."""
+    n = system.positions.shape[0]
+    repeat = lambda x: np.broadcast_to(np.asarray(x), (n, *x.shape))  # noqa: E731
+    return System(
+        positions=np.asarray(system.positions),
+        velocities=np.asarray(system.velocities),
+        masses=repeat(system.masses),
+        species=repeat(system.species),
+        cell=None if system.cell is None else repeat(system.cell),
+        mask=repeat(system.mask),
+    )
+
+
+def _neighbors(system: System, cutoff: float):
+    """Neighbour slots of every frame, compactly: (pair, atom, neighbor) and shifts."""
+    fns = neighbor_list(system.cell, cutoff, skin=0.0)
+    frame = lambda r: system.replace(positions=r, velocities=jnp.zeros_like(r))  # noqa: E731
+    positions = jnp.asarray(system.positions)
+    start = fns.allocate(frame(positions[0]))
+    integer = np.int16 if system.masses.shape[0] < 2**15 else np.int32
+
+    def one(start):
+        def build(r):
+            built = fns.update(start, frame(r))
+            return built.idx.astype(integer), built.shifts.astype(np.int8), built.overflow
+
+        return jax.jit(lambda rs: jax.lax.map(build, rs))
+
+    while True:
+        idx, shifts, overflow = jax.device_get(one(start)(positions))
+        if not overflow.any():
+            break
+        start = fns.allocate(frame(positions[0]), capacity=start.capacity + start.capacity // 4 + 4)
+    used = max(1, int((idx < system.masses.shape[0]).sum(-1).max()))
+    return idx[..., :used], shifts[..., :used, :]
+
+
+def _with_slots(part: FramePairs, slots: int, size: int) -> FramePairs:
+    extra = slots - part.idx.shape[-1]
+    return part.replace(
+        idx=np.pad(part.idx, [(0, 0), (0, 0), (0, extra)], constant_values=size),
+        shifts=np.pad(part.shifts, [(0, 0), (0, 0), (0, extra), (0, 0)]),
+    )
+
+
+def statistics(pairs: FramePairs, per_species: bool = True, baseline: bool = True) -> Statistics:
+    """Scales, linear baselines and mean number of neighbours of a training set.
+
+    Baselines are least-squares slopes of d and v' on v; scales the RMS component of what
+    they leave. Without `per_species` one RMS over all atoms serves every species.
+    """
+    z = np.asarray(pairs.system.species)
+    species = tuple(int(s) for s in np.unique(z[z > 0]))
+    v = np.asarray(pairs.system.velocities, np.float64)
+    fields = [np.asarray(x, np.float64) for x in (pairs.displacements, pairs.velocities)]
+    slopes, scales = np.zeros((2, len(species))), np.zeros((2, len(species)))
+    for k, field in enumerate(fields):
+        left = field.copy()
+        for i, s in enumerate(species):
+            here = z == s
+            if baseline:
+                slopes[k, i] = (field[here] * v[here]).sum() / (v[here] ** 2).sum()
+            left[here] -= slopes[k, i] * v[here]
+            scales[k, i] = np.sqrt((left[here] ** 2).mean())
+        if not per_species:
+            scales[k] = np.sqrt((left[z > 0] ** 2).mean())
+    neighbors = (np.asarray(pairs.idx) < z.shape[-1]).sum() / (z > 0).sum()
+    return Statistics(
+        species=species,
+        displacement_scale=tuple(scales[0].tolist()),
+        velocity_scale=tuple(scales[1].tolist()),
+        displacement_baseline=tuple(slopes[0].tolist()),
+        velocity_baseline=tuple(slopes[1].tolist()),
+        velocity_rms=tuple(float(np.sqrt((v[z == s] ** 2).mean())) for s in species),
+        average_neighbors=float(neighbors),
+    )
+
+
+def split_blocks(
+    trajectory: System, times: np.ndarray, fractions: tuple[float, ...], gap: int = 0
+) -> list[tuple[System, np.ndarray]]:
+    """One run cut into consecutive blocks of time, `gap` frames left out between them."""
+    bounds = np.round(np.cumsum([0.0, *fractions]) / sum(fractions) * len(times)).astype(int)
+    blocks = []
+    for start, stop in itertools.pairwise(bounds):
+        keep = slice(start + (gap if start else 0), stop)
+        cut = trajectory.replace(
+            positions=trajectory.positions[keep], velocities=trajectory.velocities[keep]
+        )
+        blocks.append((cut, times[keep]))
+    return blocks

@@ -1,0 +1,151 @@
+"""Model + statistics + conservation = a map from one System to the next, Δt later."""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.data import chemical_symbols
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from trajcast_jax.config import ModelSettings, Statistics
+from trajcast_jax.conservation import conserve_angular, conserve_linear
+from trajcast_jax.graph import Graph, Neighbors, graph
+from trajcast_jax.model import TrajCast
+from trajcast_jax.system import System
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecaster:
+    """The forecast without its weights: everything static, so it can be closed over by jit.
+
+    With x̂ the network's output for a field x of species s, x = baseline_s·v + scale_s·x̂;
+    then the momenta are projected. Baseline 0 and one scale for all species are the paper's.
+    """
+
+    settings: ModelSettings
+    statistics: Statistics
+    time_step: float  # fs
+
+    @cached_property
+    def model(self) -> TrajCast:
+        """The flax module."""
+        s = self.statistics
+        return TrajCast(self.settings, len(s.species), s.average_neighbors, tuple(s.velocity_rms))
+
+    @cached_property
+    def _index(self) -> np.ndarray:
+        index = np.zeros(len(chemical_symbols), np.int32)
+        index[list(self.statistics.species)] = np.arange(len(self.statistics.species))
+        return index
+
+    def species_index(self, species: Int[Array, "... atom"]) -> Int[Array, "... atom"]:
+        """Position of each atomic number in the model's list of species."""
+        return jnp.asarray(self._index)[species]
+
+    def scales(self, species: Int[Array, "... atom"], dtype=None) -> Float[Array, "... atom 2"]:
+        """Per atom the scales of displacement (Å) and new velocity (Å/fs)."""
+        s = self.statistics
+        table = np.stack([s.displacement_scale, s.velocity_scale], axis=-1)
+        return jnp.asarray(table, dtype)[self.species_index(species)]
+
+    def baselines(self, species: Int[Array, "... atom"], dtype=None) -> Float[Array, "... atom 2"]:
+        """Per atom the linear baselines a (fs) and b of d ≈ a v, v' ≈ b v."""
+        s = self.statistics
+        table = np.stack([s.displacement_baseline, s.velocity_baseline], axis=-1)
+        return jnp.asarray(table, dtype)[self.species_index(species)]
+
+    def init(self, seed: int) -> Any:
+        """Fresh weights, N(0, 1) but for the Bessel frequencies (nπ), drawn on the host.
+
+        Drawing them inside jit would trace and compile the whole network for nothing.
+        """
+        slot = jnp.zeros((1, 1), jnp.int32)
+        empty = Graph(jnp.zeros((1, 1, 3)), slot, slot.astype(bool))
+        shapes = jax.eval_shape(
+            self.model.init, jax.random.key(0), empty, jnp.zeros((1, 3)), slot[0]
+        )
+        rng = np.random.default_rng(seed)
+
+        def draw(path, leaf):
+            if path[-1].key == "frequencies":
+                return jnp.pi * jnp.arange(1, leaf.shape[0] + 1, dtype=jnp.float32)
+            return jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32)
+
+        return jax.tree_util.tree_map_with_path(draw, shapes)
+
+    def __call__(self, params, system: System, neighbors: Neighbors) -> System:
+        """The system Δt later; positions stay unwrapped."""
+        return self.on_graph(params, system, graph(system, neighbors, self.settings.cutoff))
+
+    def on_graph(self, params, system: System, edges: Graph) -> System:
+        """The same on edges that the caller made."""
+        dtype = system.positions.dtype
+        index = self.species_index(system.species)
+        raw = self.model.apply(params, edges, system.velocities, index)
+        scales = self.scales(system.species, dtype)
+        baselines = self.baselines(system.species, dtype)
+        fields = (
+            baselines[..., None] * system.velocities[:, None] + scales[..., None] * raw
+        ) * system.mask[:, None, None]
+        after = system.replace(positions=system.positions + fields[:, 0], velocities=fields[:, 1])
+        after = conserve_linear(system, after, self.time_step)
+        if self.settings.conserve_angular:
+            after = conserve_angular(system, after)
+        return after
+
+
+@struct.dataclass
+class TrainedForecast:
+    """A forecaster with its weights; `restore` of `checkpoint.py` makes one."""
+
+    params: Any
+    forecaster: Forecaster = struct.field(pytree_node=False)
+
+    def forecast(self, system: System, neighbors: Neighbors) -> System:
+        """The system `time_step` later."""
+        return self.forecaster(self.params, system, neighbors)
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.forecaster.settings.cutoff
+
+    @property
+    def time_step(self) -> float:
+        """The stride Δt, fs."""
+        return self.forecaster.time_step
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers the model was trained on."""
+        return tuple(self.forecaster.statistics.species)
+
+    @property
+    def settings(self) -> ModelSettings:
+        """Sizes of the network."""
+        return self.forecaster.settings
+
+    @property
+    def statistics(self) -> Statistics:
+        """What normalises it."""
+        return self.forecaster.statistics
+
+    def check(self, system: System) -> None:
+        """Raise if the model cannot forecast this system."""
+        unknown = sorted(set(np.asarray(system.species)[np.asarray(system.mask)].tolist())
+                         - set(self.species))  # fmt: skip
+        if unknown:
+            known = ", ".join(chemical_symbols[z] for z in self.species)
+            raise ValueError(
+                f"The system holds {', '.join(chemical_symbols[z] for z in unknown)}, but the "
+                f"checkpoint was trained on {known} only; train a model on these species."
+            )
+        if self.settings.conserve_angular and system.cell is not None:
+            raise ValueError(
+                "The checkpoint conserves angular momentum, which a periodic cell does not; "
+                "forecast an isolated molecule (no cell) with it."
+            )

@@ -1,0 +1,220 @@
+"""Neighbour lists on the device, and the `Graph` that the network reads.
+
+The only importer of jax-md's partition modules. Cells whose perpendicular heights allow the
+minimum image use `jax_md.partition` (with its cell list where the cell is large enough);
+smaller cells use `jax_md.custom_partition`'s multi-image list. Both end up as neighbour
+indices with integer image shifts, so everything downstream is the same code.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+from jax_md import custom_partition, partition, space
+from jaxtyping import Array, Bool, Float, Int
+
+from trajcast_jax.system import System, heights, image_shifts
+
+
+@struct.dataclass
+class Neighbors:
+    """Neighbours within cutoff + skin, packed to the front of a fixed number of slots.
+
+    Attributes:
+      idx: (atom, neighbor) index of the neighbour; the number of atoms marks an empty slot.
+      shifts: (atom, neighbor, 3) whole lattice vectors S: r_ij = r_j − r_i + S·cell, for
+        unwrapped positions.
+      reference_positions: (atom, 3) Å, where the list was built.
+      overflow: True once a build found more neighbours than slots; sticky.
+      rebuilds: number of builds so far.
+      lists: jax-md's own state.
+    """
+
+    idx: Int[Array, "atom neighbor"]
+    shifts: Float[Array, "atom neighbor 3"]
+    reference_positions: Float[Array, "atom 3"]
+    overflow: Bool[Array, ""]
+    rebuilds: Int[Array, ""]
+    lists: Any
+
+    @property
+    def capacity(self) -> int:
+        """Slots per atom."""
+        return self.idx.shape[-1]
+
+
+@struct.dataclass
+class Graph:
+    """Who hears whom, for the network: atom i receives from its neighbours j.
+
+    Attributes:
+      vectors: (atom, neighbor, 3) r_ij in Å; the unit vector along x times the cutoff where
+        there is no neighbour, so that nothing downstream divides by zero.
+      senders: (atom, neighbor) index j; 0 where there is no neighbour.
+      mask: (atom, neighbor) True for neighbours within the cutoff.
+    """
+
+    vectors: Float[Array, "atom neighbor 3"]
+    senders: Int[Array, "atom neighbor"]
+    mask: Bool[Array, "atom neighbor"]
+
+
+class NeighborFns(NamedTuple):
+    """`allocate(system, capacity=None)` on the host, once; `update(neighbors, system)` in jit."""
+
+    allocate: Callable[..., Neighbors]
+    update: Callable[[Neighbors, System], Neighbors]
+    cutoff: float
+    skin: float
+
+
+def graph(system: System, neighbors: Neighbors, cutoff: float) -> Graph:
+    """The edges within the cutoff (Å), from a list that may hold more; differentiable."""
+    n_atoms = system.positions.shape[0]
+    senders = jnp.where(neighbors.idx < n_atoms, neighbors.idx, 0)
+    vectors = system.positions[senders] - system.positions[:, None]
+    if system.cell is not None:
+        vectors = vectors + neighbors.shifts.astype(vectors.dtype) @ system.cell
+    mask = (neighbors.idx < n_atoms) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
+    nowhere = jnp.asarray([cutoff, 0.0, 0.0], vectors.dtype)
+    return Graph(jnp.where(mask[..., None], vectors, nowhere), jnp.where(mask, senders, 0), mask)
+
+
+def neighbor_list(
+    cell: Float[Array, "3 3"] | None, cutoff: float, skin: float = 0.5
+) -> NeighborFns:
+    """Functions that allocate and update the neighbours within `cutoff` (Å) of every atom.
+
+    `cell` (rows are lattice vectors, Å) decides the algorithm and must be the cell of the
+    systems given later; None is an isolated molecule. A list is reused until an atom has
+    moved skin/2. `allocate` sizes the buffers for the system it is given, with room for 10 %
+    more, or to `capacity` slots per atom; `update` sets `overflow` when that was too few.
+    """
+    if cutoff <= 0 or skin < 0:
+        raise ValueError(
+            f"The cutoff must be positive and the skin not negative, but they are {cutoff} Å and "
+            f"{skin} Å."
+        )
+    reach = cutoff + skin
+    if cell is None:
+        build_fns = partition.neighbor_list(space.free()[0], 1.0, reach, disable_cell_list=True)
+        to_coordinates = _same
+    elif float(heights(np.asarray(cell)).min()) > 2.0 * reach:
+        build_fns = _minimum_image_list(cell, reach)
+        to_coordinates = _fractional
+    else:
+        build_fns = _multi_image_list(cell, reach)
+        to_coordinates = _fractional
+
+    def coordinates(system: System):
+        # NaN is within reach of nothing: padding has no neighbours and is nobody's.
+        return jnp.where(system.mask[:, None], to_coordinates(system), jnp.nan)
+
+    def allocate(system: System, capacity: int | None = None) -> Neighbors:
+        positions = coordinates(system)
+        lists = build_fns.allocate(positions)
+        n_atoms = system.masses.shape[0]
+        if capacity is None:
+            occupancy = int((lists.idx < n_atoms).sum(1).max(initial=0))
+            capacity = -(-int(1.1 * occupancy + 1) // 4) * 4
+        # The minimum image finds an atom at most once; the multi-image list may find it often.
+        limit = lists.idx.shape[1] if hasattr(lists, "shifts") else max(n_atoms - 1, 1)
+        capacity = max(1, min(capacity, max(limit, 1)))
+        lists = _resized(lists, capacity, n_atoms)
+        return build(lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+
+    def build(lists, system: System, overflow, rebuilds) -> Neighbors:
+        lists = build_fns.update(coordinates(system), lists)
+        idx = lists.idx
+        return Neighbors(
+            idx=idx,
+            shifts=_shifts(lists, system),
+            reference_positions=system.positions,
+            overflow=overflow | jnp.asarray(lists.did_buffer_overflow, bool),
+            rebuilds=rebuilds + 1,
+            lists=lists,
+        )
+
+    def update(neighbors: Neighbors, system: System) -> Neighbors:
+        moved = jnp.sum((system.positions - neighbors.reference_positions) ** 2, axis=-1)
+        moved = jnp.where(system.mask, moved, 0.0)
+        # A NaN compares false: a broken system keeps its list and is caught by the rollout.
+        return lax.cond(
+            jnp.any(moved >= (0.5 * skin) ** 2),
+            lambda: build(neighbors.lists, system, neighbors.overflow, neighbors.rebuilds),
+            lambda: neighbors,
+        )
+
+    return NeighborFns(allocate, update, float(cutoff), float(skin))
+
+
+def _same(system: System):
+    return system.positions
+
+
+def _fractional(system: System):
+    """Fractional coordinates folded into [0, 1)."""
+    fractional = system.positions @ jnp.linalg.inv(system.cell)
+    folded = fractional - jnp.floor(fractional)
+    return jnp.where(folded < 1.0, folded, 0.0)  # −1e-9 folds to 1.0 in float32
+
+
+def _triangular(cell) -> np.ndarray:
+    """jax-md's box (columns are lattice vectors), rotated to upper-triangular form.
+
+    Fractional coordinates do not know of the rotation, so distances stay right.
+    """
+    box = np.asarray(cell, np.float64).T
+    _, upper = np.linalg.qr(box)
+    return upper * np.sign(np.diag(upper))[:, None]
+
+
+def _minimum_image_list(cell, reach: float):
+    box = _triangular(cell)
+    displacement, _ = space.periodic_general(jnp.asarray(box), fractional_coordinates=True)
+    return partition.neighbor_list(
+        displacement, jnp.asarray(box), reach, fractional_coordinates=True
+    )
+
+
+def _multi_image_list(cell, reach: float):
+    return custom_partition.neighbor_list_multi_image(
+        None,
+        jnp.asarray(_triangular(cell)),
+        reach,
+        fractional_coordinates=True,
+        format=partition.NeighborListFormat.Dense,
+    )
+
+
+def _resized(lists, capacity: int, n_atoms: int):
+    """jax-md's list with another number of slots; to be filled by its update."""
+    idx = jnp.full((n_atoms, capacity), n_atoms, jnp.int32)
+    changes = {"idx": idx, "max_occupancy": capacity}
+    if hasattr(lists, "shifts"):
+        changes["shifts"] = jnp.zeros((n_atoms, capacity, 3), lists.shifts.dtype)
+    return dataclasses.replace(lists, **changes)
+
+
+def _shifts(lists, system: System) -> Float[Array, "atom neighbor 3"]:
+    """Shifts S for unwrapped positions."""
+    n_atoms = system.positions.shape[0]
+    if system.cell is None:
+        return jnp.zeros((*lists.idx.shape, 3), system.positions.dtype)
+    senders = jnp.where(lists.idx < n_atoms, lists.idx, 0)
+    if not hasattr(lists, "shifts"):
+        vectors = system.positions[senders] - system.positions[:, None]
+        return image_shifts(vectors, system.cell)
+    # The list was made for folded positions: r_folded = r + fold·cell.
+    fold = jnp.round(_fractional(system) - system.positions @ jnp.linalg.inv(system.cell))
+    return lists.shifts + fold[senders] - fold[:, None]
+
+
+def count_edges(neighbors: Neighbors, system: System, cutoff: float) -> jax.Array:
+    """Number of edges within the cutoff."""
+    return graph(system, neighbors, cutoff).mask.sum()

@@ -1,0 +1,202 @@
+"""H5MD in, and what its layout is.
+
+H5MD (de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014),
+doi:10.1016/j.cpc.2014.01.018, https://www.nongnu.org/h5md/h5md.html) is an HDF5 layout
+for molecular trajectories. Ours have besides a group `trajcast_jax` with the number of
+complete frames.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from ase.data import atomic_masses
+
+from trajcast_jax.io.checks import Frames, unwrap_positions
+
+TO_ANGSTROM = {"Angstrom": 1.0, "nm": 10.0}
+TO_ANGSTROM_PER_FS = {"Angstrom fs-1": 1.0, "Angstrom ps-1": 1e-3, "nm ps-1": 1e-2}
+TO_FS = {"fs": 1.0, "ps": 1e3}
+OURS = "trajcast_jax"
+N_FRAMES = f"{OURS}/n_frames"
+
+
+def elements(file) -> list[str]:
+    """Names of the time-dependent elements of one of our files."""
+    names = ["particles/all/position", "particles/all/velocity"]
+    names += [f"observables/{name}" for name in file.get("observables", ())]
+    return [name for name in names if name in file]
+
+
+def series(file) -> list[str]:
+    """Names of the growing datasets of one of our files, each once."""
+    names = elements(file)
+    clock = ["particles/all/position/step", "particles/all/position/time"] if names else []
+    return clock + [f"{name}/value" for name in names]
+
+
+def n_complete(file) -> int:
+    """Frames that are completely on disk."""
+    if N_FRAMES in file:
+        return int(file[N_FRAMES][()])
+    particles = _particles(file)
+    return min(len(particles[f"{name}/value"]) for name in ("position", "velocity"))
+
+
+def open_h5md(path: Path) -> h5py.File:
+    """The file for reading, also while it is written or after its writer was killed."""
+    try:
+        if not is_being_written(path):
+            return h5py.File(path, "r", locking=False)
+        file = h5py.File(path, "r", swmr=True, locking=False)
+        if _end_of_frames(file) <= path.stat().st_size:
+            return file
+        file.close()
+        error = "its frames go beyond its end"
+    except (OSError, RuntimeError, KeyError) as caught:
+        error = caught
+    raise ValueError(f"{path} cannot be opened as HDF5 ({error}); it is truncated or no HDF5 file.")
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a writer has the file open, or was killed: a flag in the superblock (version 3).
+
+    Only then may it be opened for reading beside a writer: that forgives inconsistencies,
+    which in a file at rest are damage.
+    """
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[11] & 4 != 0
+
+
+def _end_of_frames(file) -> int:
+    """Where in the file the complete frames end, byte; HDF5 would read zeros after a cut."""
+    if N_FRAMES not in file:
+        return 0
+    n_frames, ends = n_complete(file), [0]
+
+    def add(chunk):
+        if chunk.chunk_offset[0] < n_frames:
+            ends.append(chunk.byte_offset + chunk.size)
+
+    for name in series(file):
+        file[name].id.chunk_iter(add)
+    return max(ends)
+
+
+def h5md_length(path: Path) -> int:
+    """Complete frames in the file."""
+    with open_h5md(path) as file:
+        if N_FRAMES not in file:
+            _require_h5md(file, path)
+        return n_complete(file)
+
+
+def h5md_metadata(path: Path) -> dict[str, str]:
+    """The texts that the writer was given as `metadata`."""
+    with open_h5md(path) as file:
+        attributes = file[OURS].attrs if OURS in file else {}
+        return {name: value for name, value in attributes.items() if isinstance(value, str)}
+
+
+def read_h5md(path: Path, selection: slice) -> tuple[Frames, bool]:
+    """The selected frames, and whether the file is one of ours.
+
+    Of other programs' files, the first group of particles; units must be stated, and
+    positions are unwrapped.
+    """
+    with open_h5md(path) as file:
+        _require_h5md(file, path)
+        particles, ours = _particles(file), OURS in file
+        index = np.arange(n_complete(file))[selection]
+        positions = _rows(particles["position/value"], index)
+        velocities = _rows(particles["velocity/value"], index)
+        position_factor, _ = _unit(particles["position/value"], TO_ANGSTROM, path)
+        velocity_factor, unit = _unit(particles["velocity/value"], TO_ANGSTROM_PER_FS, path)
+        cell = read_cell(particles, path)
+        species = particles["species"][()]
+        masses = particles["mass"][()] if "mass" in particles else atomic_masses[species]
+        times = _times(particles["position"], index, path)
+    if not ours:
+        positions = unwrap_positions(position_factor * positions, cell)
+        velocities = velocity_factor * velocities
+    return Frames(positions, velocities, species, masses, cell, times, index, unit), ours
+
+
+def read_h5md_observables(path: Path, selection: slice) -> dict[str, np.ndarray]:
+    """The scalar or array time series under `observables`, by name."""
+    with open_h5md(path) as file:
+        _require_h5md(file, path)
+        index = np.arange(n_complete(file))[selection]
+        series = file.get("observables", {})
+        return {n: _rows(g["value"], index) for n, g in series.items() if "value" in g}
+
+
+def _rows(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
+    """data[index] for evenly spaced rows, read in blocks: HDF5's strided reads are slow."""
+    if len(index) == 0:
+        return np.empty((0, *data.shape[1:]), data.dtype)
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    if step < 0:
+        return _rows(data, index[::-1])[::-1]
+    block = max(1, 1024 // step)
+    parts = [index[i : i + block] for i in range(0, len(index), block)]
+    return np.concatenate([data[p[0] : p[-1] + 1][::step] for p in parts])
+
+
+def _particles(file) -> h5py.Group:
+    return file["particles"][next(iter(file["particles"]))]
+
+
+def _require_h5md(file, path: Path) -> None:
+    groups = file.get("particles", {})
+    found = groups[next(iter(groups))] if len(groups) else {}
+    missing = [n for n in ("position/value", "velocity/value", "species", "box") if n not in found]
+    if missing:
+        what = "no velocities" if missing == ["velocity/value"] else f"no {missing[0]}"
+        raise ValueError(
+            f"{path} is an HDF5 file with {what} under 'particles'; give an H5MD trajectory with "
+            "positions, velocities and species."
+        )
+
+
+def read_cell(particles, path: Path) -> np.ndarray | None:
+    """(3, 3) Å, or None of isolated atoms."""
+    box = particles["box"]
+    boundary = [b.decode() if isinstance(b, bytes) else str(b) for b in box.attrs["boundary"]]
+    if set(boundary) == {"none"}:
+        return None
+    if set(boundary) != {"periodic"}:
+        raise ValueError(
+            f"{path} is periodic in some directions only ({', '.join(boundary)}); give atoms that "
+            "are periodic in all three or in none."
+        )
+    edges = box["edges"]
+    value = edges["value"] if isinstance(edges, h5py.Group) else edges
+    cells = value[()] if isinstance(edges, h5py.Group) else value[()][None]
+    if not np.allclose(cells, cells[0], rtol=1e-5):
+        raise ValueError(f"The cell changes along {path}; only constant volume can be used.")
+    cell = np.diag(cells[0]) if cells[0].ndim == 1 else cells[0]
+    return cell * _unit(value, TO_ANGSTROM, path)[0]
+
+
+def _unit(data: h5py.Dataset, known: Mapping[str, float], path: Path) -> tuple[float, str]:
+    unit = data.attrs.get("unit", "nothing")
+    unit = unit.decode() if isinstance(unit, bytes) else str(unit)
+    if unit not in known:
+        raise ValueError(
+            f"{path} gives {data.name} in '{unit}'; it must state one of {', '.join(known)}."
+        )
+    return known[unit], unit
+
+
+def _times(position: h5py.Group, index: np.ndarray, path: Path) -> np.ndarray:
+    """(time,) fs; H5MD may give the spacing alone."""
+    if "time" not in position:
+        raise ValueError(f"{path} does not tell the times of its frames.")
+    time = position["time"]
+    factor, _ = _unit(time, TO_FS, path)
+    if time.ndim == 0:
+        return factor * (float(time.attrs.get("offset", 0.0)) + float(time[()]) * index)
+    return factor * _rows(time, index)

@@ -1,0 +1,28 @@
+"""Equivariant network parts on e3nn-jax irreps; no physics, no units."""
+
+from trajcast_jax.layers.gate import gate, gate_irreps
+from trajcast_jax.layers.linear import MLP, Linear, SpeciesLinear
+from trajcast_jax.layers.radial import BesselBasis, polynomial_envelope, speed_basis
+from trajcast_jax.layers.tensor_product import (
+    Convolution,
+    NodeTensorProduct,
+    Path,
+    channelwise_paths,
+    directions,
+)
+
+__all__ = [
+    "MLP",
+    "BesselBasis",
+    "Convolution",
+    "Linear",
+    "NodeTensorProduct",
+    "Path",
+    "SpeciesLinear",
+    "channelwise_paths",
+    "directions",
+    "gate",
+    "gate_irreps",
+    "polynomial_envelope",
+    "speed_basis",
+]

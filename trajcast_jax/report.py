@@ -1,0 +1,199 @@
+"""A report, as `evaluation.write_report` makes it, in words and tables (Markdown)."""
+
+from collections.abc import Sequence
+
+
+def render(report: dict) -> str:
+    """The report as Markdown."""
+    parts = [f"# {report['name']}: the forecast against the reference", _summary(report)]
+    if "one_step" in report:
+        parts.append(render_one_step(report["one_step"]))
+    if "temperature" in report:
+        plots = report.get("plots", {})
+        sections = {
+            "temperature": _temperature(report["temperature"]),
+            "rdf": _structure(report["rdf"]),
+            "vdos": _vibrations(report["vdos"]),
+            "msd": _displacements(report["msd"]),
+        }
+        for name, text in sections.items():
+            parts.append(text + (f"\n\n![{name}]({plots[name]})" if name in plots else ""))
+        parts.append(_speeds(report["speed"], report["momentum"]))
+    run = {k: v for k, v in report.items() if isinstance(v, str | int | float) and k not in TOLD}
+    if run:
+        parts.append("## The run\n\n" + table(["", ""], [[k, _plain(v)] for k, v in run.items()]))
+    return "\n\n".join(parts) + "\n"
+
+
+TOLD = (
+    "name",
+    "n_atoms",
+    "frames",
+    "time_step_fs",
+    "duration_ps",
+    "measured_from_ps",
+    "measured_to_ps",
+)
+"""What the summary says, so that "The run" need not."""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(x) -> str:
+    return f"{x:.5g}" if isinstance(x, float) else str(x)
+
+
+def _number(part: dict, name: str, digits: str, absent: str = "–") -> str:
+    """`x ± error` of a part of the report."""
+    value, error = part.get(name), part.get(f"{name}_error")
+    if value is None:
+        return absent
+    return f"{value:{digits}}" + ("" if error is None else f" ± {error:{digits}}")
+
+
+def _summary(report: dict) -> str:
+    failure, reference = report["failure"], report["reference"]
+    lines = [
+        f"{report['frames']:,} frames of {report['n_atoms']:,} atoms, "
+        f"{report['time_step_fs']:g} fs apart: {report['duration_ps']:.1f} ps."
+    ]
+    if failure["time_ps"] is None:
+        lines.append("**It did not fail.**")
+    else:
+        lines.append(f"**It failed after {failure['time_ps']:.2f} ps: {failure['reason']}.**")
+    lines.append(f"(Failure: {failure['criterion']}.)")
+    if "temperature" not in report:
+        lines.append("What came before is too short to be compared.")
+        return " ".join(lines)
+    measured = (
+        f"Measured from {report['measured_from_ps']:.1f} to {report['measured_to_ps']:.1f} ps, "
+        f"against {reference['duration_ps']:.0f} ps of reference dynamics in {reference['blocks']} "
+        f"blocks, stored every {reference['stored_every_fs']:g} fs. ± is one standard error, from "
+        "blocks of time."
+    )
+    return " ".join(lines) + "\n\n" + measured
+
+
+def render_one_step(errors: dict) -> str:
+    """The one-step errors as Markdown."""
+    rows = [
+        [
+            name,
+            _number(part["displacements"], "mae", ".2e"),
+            _number(part["displacements"], "relative_percent", ".2f"),
+            f"{part['displacements']['persistence_percent']:.1f}",
+            _number(part["velocities"], "mae", ".2e"),
+            _number(part["velocities"], "relative_percent", ".2f"),
+            f"{part['velocities']['persistence_percent']:.1f}",
+        ]
+        for name, part in errors.items()
+        if isinstance(part, dict)
+    ]
+    head = ["atoms", "d, Å", "d, %", "d = vΔt, %", "v, Å/fs", "v, %", "v' = v, %"]
+    return (
+        f"## One step of {errors['time_step']:g} fs\n\nMean absolute error per component on "
+        f"{errors['n_pairs']:,} test pairs; % of the mean |x| of the targets. Beside it the error "
+        f"of going straight on.\n\n{table(head, rows)}"
+    )
+
+
+def _temperature(part: dict) -> str:
+    def kelvin(name, digits=".2f"):
+        return _number(part, name, digits)
+
+    rows = [
+        ["mean", kelvin("mean_K"), kelvin("target_K"), kelvin("reference_mean_K")],
+        [
+            "standard deviation",
+            kelvin("deviation_K"),
+            kelvin("expected_deviation_K"),
+            kelvin("reference_deviation_K"),
+        ],
+        ["drift, K/ps", kelvin("drift_K_per_ps", ".3f"), "0", "–"],
+    ]
+    for symbol, own in part["by_species"].items():
+        mean, reference = _number(own, "mean_K", ".2f"), _number(own, "reference_mean_K", ".2f")
+        rows.append([f"mean, {symbol}", mean, kelvin("target_K"), reference])
+    return (
+        "## Temperature, K\n\nExpected standard deviation: T √(2/N_f) with "
+        f"N_f = {part['degrees_of_freedom']}, where one temperature was held; at constant energy "
+        "it is smaller.\n\n" + table(["", "forecast", "expected", "reference"], rows)
+    )
+
+
+def _structure(part: dict) -> str:
+    rows = [
+        [
+            pair,
+            _number(own, "deviation_percent", ".1f"),
+            _number(own, "deviation_percent_among_reference", ".1f"),
+        ]
+        for pair, own in part.items()
+    ]
+    return (
+        "## Structure\n\nDeviation of g(r): Σ|g − g_ref| / Σ g_ref over all bins from the first "
+        "that is not empty.\n\n"
+        + table(["pair", "deviation, %", "one reference block from the others, %"], rows)
+    )
+
+
+def _vibrations(part: dict) -> str:
+    text = (
+        "## Vibrations\n\nOverlap of the vibrational densities of states, 1 − Σ|a − b| / Σ(a + b). "
+        f"Frames {part['time_step_fs']:g} fs apart resolve up to the Nyquist limit of "
+        f"{part['nyquist_cm-1']:.0f} cm⁻¹; what is above it is folded below, in the forecast "
+        f"and in the reference alike. Resolution: {part['resolution_cm-1']:.1f} cm⁻¹.\n\n"
+    )
+    if not part["overlap"]:
+        return text + "The reference was measured at another interval of frames: no overlap."
+    rows = [
+        [
+            name,
+            _number(own, "overlap", ".3f"),
+            _number(own, "overlap_among_reference", ".3f"),
+        ]
+        for name, own in part["overlap"].items()
+    ]
+    return text + table(["element", "overlap", "one reference block with the others"], rows)
+
+
+def _displacements(part: dict) -> str:
+    rows = [
+        [
+            symbol,
+            _number(own, "msd_A2", ".4f"),
+            _number(own, "reference_msd_A2", ".4f"),
+            _number(own, "diffusion_cm2_per_s", ".1e"),
+            _number(own, "reference_diffusion_cm2_per_s", ".1e"),
+        ]
+        for symbol, own in part.items()
+        if isinstance(own, dict)
+    ]
+    head = ["element", "forecast, Å²", "reference, Å²", "D, cm²/s", "reference D, cm²/s"]
+    return (
+        f"## Mean squared displacement after {part['lag_ps']:.1f} ps\n\nThe diffusion coefficient "
+        "D is a sixth of the slope over the second half of the lags; in a crystal it is what "
+        "oscillations leave.\n\n" + table(head, rows)
+    )
+
+
+def _speeds(speeds: dict, momentum: dict) -> str:
+    rows = [
+        [
+            symbol,
+            _number(own, "distance_percent", ".2f"),
+            _number(own, "reference_distance_percent", ".2f"),
+        ]
+        for symbol, own in speeds.items()
+    ]
+    return (
+        "## Speeds and momentum\n\nLargest distance of the cumulative distribution of speeds from "
+        "Maxwell and Boltzmann's at the mean temperature.\n\n"
+        + table(["element", "forecast, %", "reference, %"], rows)
+        + f"\n\nLargest total momentum: {momentum['largest_momentum']:.1e} Da·Å/fs, a speed of the "
+        f"centre of mass of {momentum['largest_center_of_mass_speed']:.1e} Å/fs."
+    )

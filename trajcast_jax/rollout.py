@@ -1,0 +1,325 @@
+"""Rollouts: a forecast, a coupling and a neighbour list become a trajectory.
+
+A step is any `SimulatorState -> SimulatorState`; nothing here knows the network. What
+can go wrong inside a compiled scan (a full neighbour buffer, NaN, an explosion) is
+recorded as data and dealt with between scans.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ase.data import chemical_symbols
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from trajcast_jax.ensemble import Coupling, nve
+from trajcast_jax.mechanics import degrees_of_freedom, temperature
+from trajcast_jax.system import System
+
+GROWTH = 1.25
+"""Factor by which neighbour buffers grow when one was too small, at least; to a multiple of 8."""
+
+FINE, NOT_FINITE, TOO_HOT = 0, 1, 2
+
+
+@struct.dataclass
+class Failure:
+    """The first thing that went wrong; all zero while nothing has.
+
+    Attributes:
+      kind: FINE, NOT_FINITE or TOO_HOT.
+      step: number of the bad step, counted from 1.
+      atom: index of the first atom that is not finite, or of the most energetic one.
+      temperature: K, of the bad frame.
+    """
+
+    kind: Int[Array, "*replica"]
+    step: Int[Array, "*replica"]
+    atom: Int[Array, "*replica"]
+    temperature: Float[Array, "*replica"]
+
+
+@struct.dataclass
+class SimulatorState:
+    """All that a rollout continues from, bit by bit.
+
+    After a failure it stays at the last good step.
+
+    Attributes:
+      system: one frame, positions unwrapped.
+      neighbors: the neighbour list of that frame.
+      key: of all random numbers to come.
+      coupling: state of the coupling.
+      step: number of steps done.
+      failure: the first thing that went wrong.
+    """
+
+    system: System
+    neighbors: PyTree
+    key: PRNGKeyArray
+    coupling: PyTree
+    step: Int[Array, "*replica"]
+    failure: Failure
+
+
+class Simulator(NamedTuple):
+    """`init(key, system, listed=None)` gives a SimulatorState, `step(state)` the next,
+    `grow(state, capacity=None)` the same with a larger neighbour buffer.
+
+    `init` allocates the neighbour list, which cannot be traced; inside `vmap`, give
+    it one that is `listed` already for a system of the same atoms.
+    """
+
+    init: Callable[..., SimulatorState]
+    step: Callable[[SimulatorState], SimulatorState]
+    grow: Callable[..., SimulatorState]
+
+
+class RolloutError(RuntimeError):
+    """A rollout met NaN or a temperature above its limit; the message says where."""
+
+
+def simulator(
+    forecast: Callable[[System, Any], System],
+    neighbors: Any,
+    coupling: Coupling | None = None,
+    *,
+    time_step: float,
+    max_temperature: float = 10_000.0,
+) -> Simulator:
+    """A simulator of strides: forecast, coupling, neighbour update.
+
+    Args:
+      forecast: `(system, neighbors) -> system`, `time_step` later; positions unwrapped.
+      neighbors: `allocate(system, capacity=None)` and `update(neighbors, system)`, as
+        from `neighbor_list`.
+      coupling: acts on velocities after every forecast; `nve()` if None.
+      time_step: the stride Δt of the forecast, fs.
+      max_temperature: K; a forecast above it is a failure, before the coupling can hide it.
+    """
+    coupling = coupling or nve()
+
+    def init(key, system, listed=None):
+        key, key_coupling = jax.random.split(key)
+        fresh = neighbors.allocate(system) if listed is None else neighbors.update(listed, system)
+        zero = jnp.zeros((), jnp.int32)
+        none = Failure(zero, zero, zero, jnp.zeros((), system.velocities.dtype))
+        state = coupling.init(key_coupling, system)
+        return SimulatorState(system, fresh, key, state, zero, none)
+
+    def step(state):
+        key, key_coupling = jax.random.split(state.key)
+        moved = forecast(state.system, state.neighbors)
+        number = state.step + 1
+        failure = _check(state.failure, moved, number, max_temperature)
+        coupled, moved = coupling.apply(state.coupling, moved, key_coupling, time_step)
+        failure = _check(failure, moved, number, max_temperature)
+        new = (moved, key, coupled, number)
+        old = (state.system, state.key, state.coupling, state.step)
+        # A failed simulation waits at its last good frame: NaN never meets the neighbour list.
+        fine = failure.kind == FINE
+        system, key, coupled, number = jax.tree.map(lambda n, o: jnp.where(fine, n, o), new, old)
+        listed = neighbors.update(state.neighbors, system)
+        return SimulatorState(system, listed, key, coupled, number, failure)
+
+    return Simulator(init, step, functools.partial(_grow, neighbors))
+
+
+def _check(failure: Failure, system: System, step, max_temperature: float) -> Failure:
+    """The failure record after a frame; the first failure stays."""
+    finite = jnp.isfinite(system.positions) & jnp.isfinite(system.velocities)
+    finite = jnp.all(finite, axis=-1) | ~system.mask
+    hot = temperature(system, degrees_of_freedom(system))
+    energies = system.masses * jnp.sum(system.velocities**2, axis=-1)
+    broken = ~jnp.all(finite)
+    kind = jnp.where(broken, NOT_FINITE, jnp.where(hot > max_temperature, TOO_HOT, FINE))
+    atom = jnp.where(broken, jnp.argmin(finite), jnp.argmax(energies))
+    new = Failure(kind, step, atom, hot)
+    first = (failure.kind == FINE) & (kind != FINE)
+    return jax.tree.map(lambda n, o: jnp.where(first, n, o).astype(o.dtype), new, failure)
+
+
+def replicate(sim: Simulator) -> Simulator:
+    """The simulator of many replicas: one state whose leaves have a leading replica axis.
+
+    `init(keys, systems, listed)` is mapped over keys and systems; `listed` is one neighbour
+    list, for all. To give replicas temperatures of their own, map the
+    `init` of a simulator that is built from the temperature:
+
+        jax.vmap(lambda k, t: simulator(f, n, csvr(t, 75.0), time_step=dt).init(k, system, listed))
+    """
+    return Simulator(jax.vmap(sim.init, in_axes=(0, 0, None)), jax.vmap(sim.step), sim.grow)
+
+
+def one_replica(system: System, index: int) -> System:
+    """One of replicated systems, or of their trajectories (time, replica, atom, 3)."""
+    axis = system.positions.ndim - 3
+    vectors = {k: getattr(system, k) for k in ("positions", "velocities")}
+    rest = system.replace(positions=None, velocities=None)
+    rest = jax.tree.map(lambda x: x[index], rest)
+    return rest.replace(**{k: x.take(index, axis) for k, x in vectors.items()})
+
+
+def _sealed(step, state):
+    """One step that the compiler does not fuse with what lies outside of it.
+
+    So it rounds alike in scans of any length.
+    """
+    return jax.lax.optimization_barrier(step(jax.lax.optimization_barrier(state)))
+
+
+def repeat(step: Callable[[PyTree], PyTree], n: int) -> Callable[[PyTree], PyTree]:
+    """`n` steps as one function of the state, one scan."""
+    return lambda state: jax.lax.scan(lambda s, _: (_sealed(step, s), None), state, length=n)[0]
+
+
+def _loop(body, carry, n: int):
+    """`carry` after `body(i, carry)` for i = 0 … n − 1: a scan, so that it can be differentiated.
+
+    The compiler inlines a scan of length 1, which then rounds in another way. So this one is
+    a loop whose end it cannot see; for a gradient through one step there is `repeat`.
+    """
+    if n > 1:
+        return jax.lax.scan(lambda c, i: (body(i, c), None), carry, jnp.arange(n))[0]
+    start = (jnp.zeros((), jnp.int32), jax.lax.optimization_barrier(jnp.int32(n)), carry)
+    return jax.lax.while_loop(
+        lambda c: c[0] < c[1], lambda c: (c[0] + 1, c[1], body(c[0], c[2])), start
+    )[2]
+
+
+def rollout(
+    step: Callable[[SimulatorState], SimulatorState], n: int, every: int = 1
+) -> Callable[[SimulatorState], tuple[SimulatorState, System]]:
+    """`n` steps as one scan that stacks each `every`-th frame: state -> (state, trajectory).
+
+    The trajectory is a System with a leading time axis of n/every frames; the start
+    frame is not among them.
+    """
+    if n < 1 or every < 1 or n % every:
+        raise ValueError(
+            f"A rollout of {n} steps cannot store each {every}-th frame; "
+            "give a positive number of steps that is a multiple of `every`."
+        )
+
+    def body(i, carry):
+        state, frames = carry
+        state = _sealed(step, state)
+        # Each step writes its frame over that of the step before, until the slot is due: the
+        # loop is the same for any `every`, and so rounds alike.
+        new = (state.system.positions, state.system.velocities)
+        return (state, jax.tree.map(lambda f, x: f.at[i // every].set(x), frames, new))
+
+    def run(state):
+        system = state.system
+        empty = jax.tree.map(
+            lambda x: jnp.zeros((n // every, *x.shape), x.dtype),
+            (system.positions, system.velocities),
+        )
+        state, frames = _loop(body, (state, empty), n)
+        return state, state.system.replace(positions=frames[0], velocities=frames[1])
+
+    return run
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(step, n: int, every: int):
+    # The state is not donated: it is the last good one, from which an overflow replays.
+    return jax.jit(rollout(step, n, every))
+
+
+def simulate(
+    sim: Simulator, state: SimulatorState, chunks: int, chunk_length: int, every: int = 1
+) -> Iterator[tuple[SimulatorState, System]]:
+    """Yields `(state, frames)` for each of `chunks` compiled scans of `chunk_length` steps.
+
+    A chunk whose neighbour buffer was too small is discarded and done again from the
+    last good state and key with a larger buffer, so that the start capacity only sets
+    the speed: a forecast whose sums over neighbours do not round with the number of
+    empty slots, as the network's on CPU, gives the same trajectory to the last bit.
+
+    After a failure the frames before it are yielded, then RolloutError says at which
+    step and atom. Compiled once for each `chunk_length`, `every` and capacity.
+    """
+    run = _compiled(sim.step, chunk_length, every)
+    for _ in range(chunks):
+        start = state
+        state, frames = run(start)
+        while overflowed(state):
+            start = _larger(sim, start)
+            state, frames = run(start)
+        if jnp.any(state.failure.kind != FINE):
+            good = int(jnp.min(state.step - start.step)) // every
+            yield (
+                state,
+                frames.replace(
+                    positions=frames.positions[:good], velocities=frames.velocities[:good]
+                ),
+            )
+            raise RolloutError(describe_failure(state))
+        yield state, frames
+
+
+def _larger(sim: Simulator, state: SimulatorState) -> SimulatorState:
+    old = state.neighbors.idx.shape[-1]
+    state = sim.grow(state)
+    if state.neighbors.idx.shape[-1] <= old:
+        raise RolloutError(
+            f"The neighbour list overflows with {old} slots per atom and cannot grow any further, "
+            "so atoms crowd in one place; check the start frame, or lower the temperature limit."
+        )
+    return state
+
+
+def overflowed(state: SimulatorState) -> Bool[Array, ""]:
+    """Whether a neighbour buffer was too small, in any replica."""
+    return jnp.any(state.neighbors.overflow)
+
+
+def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> SimulatorState:
+    """The state with `capacity` slots for neighbours, by default GROWTH times as many.
+
+    The list is made anew where it was made before, not at the positions of now: its
+    order and the step of its next update reach the last bits of a trajectory.
+    """
+    listed = state.neighbors
+    if capacity is None:
+        old = listed.idx.shape[-1]
+        capacity = 8 * math.ceil(max(GROWTH * old, old + 1) / 8)
+    origin = state.system.replace(positions=listed.reference_positions)
+    if origin.masses.ndim == 1:
+        new = neighbors.allocate(origin, capacity)
+    else:
+        new = neighbors.allocate(jax.tree.map(lambda x: x[0], origin), capacity)
+        # Far away from everything, so that every replica's update is a rebuild.
+        new = new.replace(reference_positions=jnp.full_like(new.reference_positions, jnp.inf))
+        new = jax.vmap(neighbors.update, in_axes=(None, 0))(new, origin)
+    return state.replace(neighbors=new.replace(rebuilds=listed.rebuilds))
+
+
+def describe_failure(state: SimulatorState) -> str:
+    """One sentence on what went wrong, in the replica where it did first; "" if nothing did."""
+    kinds = jnp.atleast_1d(state.failure.kind)
+    steps = jnp.where(kinds == FINE, jnp.iinfo(jnp.int32).max, jnp.atleast_1d(state.failure.step))
+    first = int(jnp.argmin(steps))
+    if kinds[first] == FINE:
+        return ""
+    atom = int(jnp.atleast_1d(state.failure.atom)[first])
+    symbol = chemical_symbols[int(jnp.atleast_2d(state.system.species)[first, atom])]
+    where = f"at step {int(steps[first])}"
+    if state.failure.kind.ndim:
+        where += f" of replica {first}"
+    if kinds[first] == NOT_FINITE:
+        return (
+            f"The forecast is no longer a finite number {where}, at atom {atom} ({symbol}); "
+            "the frames before it are kept. Check the start frame, or train the model for longer."
+        )
+    hot = float(jnp.atleast_1d(state.failure.temperature)[first])
+    return (
+        f"The temperature reached {hot:.0f} K {where}, which is above the limit; the most "
+        f"energetic atom is {atom} ({symbol}), and the frames before it are kept. Check the start "
+        "frame, or raise the limit if such a temperature is meant."
+    )

@@ -1,0 +1,274 @@
+"""Training: optimiser, loss, one compiled chunk of updates, and `fit` that yields metrics.
+
+The model is a pure function here and the state a pytree of arrays, so that a run resumed
+from its last state repeats the uninterrupted one bit for bit on the same machine.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from trajcast_jax.config import TrainingSettings
+from trajcast_jax.dataset import FramePairs
+from trajcast_jax.forecast import Forecaster
+
+Params = Any
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run needs to go on.
+
+    Attributes:
+      params, ema_params: weights, and their exponential moving average.
+      best_params: the averaged weights at the best validation.
+      opt_state: optax's.
+      update: number of updates done.
+      rate_scale: factor on the learning rate (the plateau rule lowers it).
+      best_error: lowest validation error so far, relative MAE of d plus that of v.
+      stale: validations since the best, and since the last reduction of the rate.
+    """
+
+    params: Params
+    ema_params: Params
+    best_params: Params
+    opt_state: Any
+    update: Int[Array, ""]
+    rate_scale: Float[Array, ""]
+    best_error: Float[Array, ""]
+    stale: Int[Array, "2"]
+
+
+class AmsgradState(NamedTuple):
+    """Moments of `scale_by_amsgrad`."""
+
+    count: Int[Array, ""]
+    mu: Params
+    nu: Params
+    nu_max: Params
+
+
+def scale_by_amsgrad(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformation:
+    """AMSGrad by PyTorch's rule: the maximum is over the uncorrected second moment.
+
+    `optax.amsgrad` takes it over the bias-corrected one, which large early gradients freeze.
+    Reddi, Kale, Kumar, ICLR 2018 (arXiv:1904.09237).
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AmsgradState(jnp.zeros((), jnp.int32), zeros, zeros, zeros)
+
+    def update(gradients, state, params=None):
+        del params
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
+        nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
+        count = state.count + 1
+        mean_correction, square_correction = 1 - b1**count, 1 - b2**count
+        steps = jax.tree.map(
+            lambda m, n: (m / mean_correction) / (jnp.sqrt(n / square_correction) + eps), mu, nu_max
+        )
+        return steps, AmsgradState(count, mu, nu, nu_max)
+
+    return optax.GradientTransformation(init, update)
+
+
+def optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
+    """Clipping, Adam or AMSGrad, and the learning-rate schedule."""
+    s = settings
+    rules = {"adam": optax.scale_by_adam, "amsgrad": scale_by_amsgrad}
+    warmup = max(1, round(s.warmup * s.updates))
+    schedules = {
+        "cosine": lambda: optax.warmup_cosine_decay_schedule(
+            0.0, s.learning_rate, warmup, max(s.updates, warmup + 1)
+        ),
+        "plateau": lambda: optax.constant_schedule(s.learning_rate),
+        "constant": lambda: optax.constant_schedule(s.learning_rate),
+    }
+    for name, value, known in (
+        ("optimizer", s.optimizer, rules),
+        ("schedule", s.schedule, schedules),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"training.{name} must be one of {', '.join(known)}, but is '{value}'."
+            )
+    clip = optax.clip_by_global_norm(s.clip_norm) if s.clip_norm > 0 else optax.identity()
+    return optax.chain(
+        clip, rules[s.optimizer](s.b1, s.b2), optax.scale_by_learning_rate(schedules[s.schedule]())
+    )
+
+
+def pair_errors(
+    forecaster: Forecaster, params: Params, pair: FramePairs
+) -> tuple[Float[Array, "atom 3"], Float[Array, "atom 3"]]:
+    """Errors of the forecast of one pair: displacement (Å) and new velocity (Å/fs)."""
+    after = forecaster.on_graph(params, pair.system, pair.edges(forecaster.settings.cutoff))
+    return (
+        after.positions - pair.system.positions - pair.displacements,
+        after.velocities - pair.velocities,
+    )
+
+
+def pair_loss(
+    forecaster: Forecaster, settings: TrainingSettings, params: Params, pair: FramePairs
+) -> Float[Array, ""]:
+    """w_d·MSE(d/s_d) + w_v·MSE(v/s_v) over real atoms and components, after conservation."""
+    errors = pair_errors(forecaster, params, pair)
+    scales = forecaster.scales(pair.system.species, pair.velocities.dtype)
+    weights = (settings.displacement_weight, settings.velocity_weight)
+    mask = pair.system.mask[:, None]
+    n = 3 * pair.system.mask.sum()
+    return sum(
+        weight * jnp.sum(jnp.where(mask, error / scales[:, k, None], 0.0) ** 2) / n
+        for k, (weight, error) in enumerate(zip(weights, errors, strict=True))
+    )
+
+
+def error_sums(forecaster: Forecaster, params: Params, pairs: FramePairs) -> Float[Array, "2 2"]:
+    """Σ|error| and Σ|target| over all pairs, for displacement and velocity."""
+
+    def one(pair):
+        errors = pair_errors(forecaster, params, pair)
+        mask = pair.system.mask[:, None]
+        return jnp.stack(
+            [
+                jnp.stack([jnp.sum(mask * abs(e)), jnp.sum(mask * abs(x))])
+                for e, x in zip(errors, (pair.displacements, pair.velocities), strict=True)
+            ]
+        )
+
+    return jax.lax.map(one, pairs).sum(0)
+
+
+def init_state(
+    forecaster: Forecaster, settings: TrainingSettings, params: Params | None = None
+) -> TrainState:
+    """A fresh state, from given weights or from new ones drawn with `settings.seed`."""
+    params = forecaster.init(settings.seed) if params is None else params
+    return TrainState(
+        params=params,
+        ema_params=jax.tree.map(jnp.copy, params),
+        best_params=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer(settings).init(params),
+        update=jnp.zeros((), jnp.int32),
+        rate_scale=jnp.ones(()),
+        best_error=jnp.asarray(jnp.inf),
+        stale=jnp.zeros(2, jnp.int32),
+    )
+
+
+def train_updates(
+    forecaster: Forecaster, settings: TrainingSettings, n_updates: int
+) -> Callable[[TrainState, FramePairs], tuple[TrainState, Float[Array, "update"]]]:
+    """A function (state, pairs) → (state, losses) of `n_updates` updates in one scan.
+
+    Every epoch is a fresh permutation of all pairs, a function of the seed and the number
+    of the update alone.
+    """
+    rule = optimizer(settings)
+
+    def batch_loss(params, batch):
+        losses = jax.vmap(lambda pair: pair_loss(forecaster, settings, params, pair))(batch)
+        return losses.mean()
+
+    def update(state: TrainState, pairs: FramePairs):
+        n_pairs = pairs.displacements.shape[0]
+        size = min(settings.batch_size, n_pairs)
+        per_epoch = n_pairs // size
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.update // per_epoch)
+        order = jax.random.permutation(key, n_pairs)
+        start = (state.update % per_epoch) * size
+        chosen = jax.lax.dynamic_slice(order, (start,), (size,))
+        batch = jax.tree.map(lambda x: x[chosen], pairs)
+        loss, gradients = jax.value_and_grad(batch_loss)(state.params, batch)
+        steps, opt_state = rule.update(gradients, state.opt_state, state.params)
+        steps = jax.tree.map(lambda x: x * state.rate_scale, steps)
+        params = optax.apply_updates(state.params, steps)
+        # The average forgets its start: with few updates behind it, it is a plain mean.
+        decay = jnp.minimum(settings.ema_decay, (1.0 + state.update) / (10.0 + state.update))
+        ema = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+        state = state.replace(
+            params=params, ema_params=ema, opt_state=opt_state, update=state.update + 1
+        )
+        return state, loss
+
+    def chunk(state: TrainState, pairs: FramePairs):
+        return jax.lax.scan(lambda s, _: update(s, pairs), state, None, n_updates)
+
+    return jax.jit(chunk, donate_argnums=0)
+
+
+def validated(state: TrainState, settings: TrainingSettings, error: Float[Array, ""]) -> TrainState:
+    """The state after a validation: best weights kept, plateau rule applied."""
+    better = error < state.best_error
+    stale = jnp.where(better, 0, state.stale + 1)
+    reduce = (settings.schedule == "plateau") & (stale[1] > settings.plateau_patience)
+    keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+    return state.replace(
+        best_params=jax.tree.map(keep, state.ema_params, state.best_params),
+        best_error=jnp.minimum(error, state.best_error),
+        rate_scale=jnp.where(reduce, state.rate_scale * settings.plateau_factor, state.rate_scale),
+        stale=jnp.where(reduce, stale.at[1].set(0), stale),
+    )
+
+
+class Metrics(NamedTuple):
+    """What `fit` reports after a chunk; errors are None except after a validation."""
+
+    update: int
+    loss: float
+    displacement_error: float | None
+    """Relative MAE on the validation set, per cent (of the averaged weights)."""
+    velocity_error: float | None
+
+
+def fit(
+    forecaster: Forecaster,
+    settings: TrainingSettings,
+    state: TrainState,
+    train: FramePairs,
+    validation: FramePairs,
+    chunk: int = 50,
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Train to `settings.updates`; yields the state and its metrics after every chunk.
+
+    Validates every `validate_every` updates and at the end. A yielded state may be saved,
+    but not used again once the iterator has gone on: its buffers are reused.
+    """
+    chunk = min(chunk, settings.validate_every)
+    compiled: dict[int, Callable] = {}
+    errors_of = jax.jit(lambda params, pairs: error_sums(forecaster, params, pairs))
+    settle = jax.jit(lambda state, error: validated(state, settings, error), donate_argnums=0)
+    train, validation = jax.device_put((train, validation))
+    while int(state.update) < settings.updates:
+        done = int(state.update)
+        next_stop = min(
+            settings.updates, (done // settings.validate_every + 1) * settings.validate_every
+        )
+        n = min(chunk, next_stop - done)
+        if n not in compiled:
+            compiled[n] = train_updates(forecaster, settings, n)
+        state, losses = compiled[n](state, train)
+        done, loss = done + n, float(losses.mean())
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss became {loss} within updates {done - n} to {done}; lower "
+                "training.learning_rate or training.clip_norm and resume from the last state."
+            )
+        displacement = velocity = None
+        if done == next_stop:
+            sums = errors_of(state.ema_params, validation)
+            relative = sums[:, 0] / sums[:, 1]
+            state = settle(state, relative.sum())
+            displacement, velocity = (100 * relative).tolist()
+        yield state, Metrics(done, loss, displacement, velocity)
+        if settings.early_stop and int(state.stale[0]) >= settings.early_stop:
+            return
