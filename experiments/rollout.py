@@ -170,7 +170,7 @@ def prepare(run: Run, model: TrainedForecast, start: System) -> tuple[Simulator,
             model.forecast,
             neighbors,
             make_coupling(settings, kelvin, model.settings.conserve_angular),
-            time_step=model.time_step,
+            model.time_step,
             max_temperature=settings.max_temperature,
         )
 
@@ -194,9 +194,13 @@ def prepare(run: Run, model: TrainedForecast, start: System) -> tuple[Simulator,
 def plan(settings: RolloutSettings, time_step: float, done: int) -> tuple[int, int]:
     """How many chunks of how many steps are left after `done` steps.
 
-    All chunks are of one length, so that only one is compiled; so the duration is rounded
-    up a little.
+    All are of one length, so that only one is compiled: the duration is rounded up a little.
     """
+    if min(settings.duration, settings.chunk, settings.every) <= 0:
+        raise ValueError(
+            f"rollout.duration ({settings.duration} fs), chunk ({settings.chunk}) and every "
+            f"({settings.every}) must be positive."
+        )
     steps = math.ceil(settings.duration / time_step - 1e-6) - done
     if steps <= 0:
         return 0, settings.every
@@ -250,6 +254,7 @@ def forecast(run: Run, out: Path, show: Callable = tqdm) -> dict:
     start = io.read(run.start)
     model.check(start)
     sim, state = prepare(run, model, start)
+    plan(run.experiment.rollout, model.time_step, 0)  # refuse before anything is written
     out.mkdir(parents=True, exist_ok=True)
     if (out / "state.npz").exists():
         state = load_state(out / "state.npz", sim, state)
@@ -280,7 +285,6 @@ def forecast(run: Run, out: Path, show: Callable = tqdm) -> dict:
 
 
 def _stacked(system: System) -> System:
-    """The system with a replica axis."""
     return system if system.masses.ndim == 2 else jax.tree.map(lambda x: x[None], system)
 
 
@@ -315,12 +319,8 @@ def report(run: Run, out: Path, extra: dict) -> list[Path]:
 def main(arguments: Arguments) -> int:
     """Command line; returns 1 if the forecast failed."""
     run, out = old_run(arguments) if arguments.resume else new_run(arguments)
-    extra = {
-        "checkpoint": run.checkpoint,
-        "start": run.start,
-        "seed": run.experiment.rollout.seed,
-        "device": jax.devices()[0].device_kind,
-    }
+    extra = {"checkpoint": run.checkpoint, "start": run.start, "seed": run.experiment.rollout.seed}
+    extra["device"] = jax.devices()[0].device_kind
     failed = 0
     try:
         extra |= forecast(run, out)
@@ -329,8 +329,8 @@ def main(arguments: Arguments) -> int:
         extra["stopped"] = str(error)
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"\nStopped. Go on by: python -m experiments.rollout {arguments.experiment} "
-              f"--resume --out {out}")  # fmt: skip
+        command = f"python -m experiments.rollout {arguments.experiment} --resume --out {out}"
+        print(f"\nStopped. Go on by: {command}")
         return 130
     paths = folders(run, out)
     if arguments.extxyz:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from test_mechanics import SHAPES, molecule
 
 from trajcast_jax.conservation import conserve_angular, conserve_linear
@@ -108,7 +109,7 @@ def test_gradient_against_finite_differences():
             after = conserve_angular(before, conserve_linear(before, after, DT))
             return jnp.sum(jnp.sin(100 * after.velocities))
 
-        jax.test_util.check_grads(loss, (guess.positions,), order=1, modes=["rev"], rtol=1e-5)
+        check_grads(loss, (guess.positions,), order=1, modes=["rev"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("x64", [False, True])

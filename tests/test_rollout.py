@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import as_system, forecaster, quartz_atoms
 from flax import struct
 
-from trajcast_jax.ensemble import chain, csvr, linear_ramp, zero_momentum
+from trajcast_jax.ensemble import chain, csvr, linear_ramp, nve, zero_momentum
 from trajcast_jax.graph import NeighborFns, graph, neighbor_list
 from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, momentum, temperature
 from trajcast_jax.restart import load_state, save_state
@@ -31,6 +32,7 @@ class Alone:
     """A neighbour list of atoms that do not see each other."""
 
     idx: jax.Array
+    shifts: jax.Array
     reference_positions: jax.Array
     overflow: jax.Array
     rebuilds: jax.Array
@@ -38,8 +40,13 @@ class Alone:
 
 def alone(system, capacity=None):
     n_atoms = len(system.masses)
-    none = jnp.zeros((), bool)
-    return Alone(jnp.full((n_atoms, 1), n_atoms), system.positions, none, jnp.zeros((), jnp.int32))
+    return Alone(
+        idx=jnp.full((n_atoms, 1), n_atoms),
+        shifts=jnp.zeros((n_atoms, 1, 3)),
+        reference_positions=system.positions,
+        overflow=jnp.zeros((), bool),
+        rebuilds=jnp.zeros((), jnp.int32),
+    )
 
 
 ALONE = NeighborFns(alone, lambda neighbors, system: neighbors, 0.0, 0.0)
@@ -85,8 +92,8 @@ def soft(system, neighbors, traces=None):
 def soft_simulator(thermostat=True, skin=0.4):
     system = gas()
     neighbors = neighbor_list(system.cell, CUTOFF, skin)
-    coupling = csvr(400.0, 50.0) if thermostat else None
-    sim = simulator(soft, neighbors, coupling, time_step=TIME_STEP)
+    coupling = csvr(400.0, 50.0) if thermostat else nve()
+    sim = simulator(soft, neighbors, coupling, TIME_STEP)
     return sim, sim.init(jax.random.key(1), system)
 
 
@@ -126,7 +133,7 @@ def test_harmonic_map_against_its_closed_form():
         sites, away, speed = rng.normal(size=(3, 4, 3))
         omega = 0.02
         system = make_system(sites + 0.1 * away, 0.003 * speed, [8, 8, 14, 1])
-        sim = simulator(harmonic(sites, omega), ALONE, time_step=TIME_STEP)
+        sim = simulator(harmonic(sites, omega), ALONE, nve(), TIME_STEP)
         state = sim.init(jax.random.key(0), system)
         end, frames = jax.jit(rollout(sim.step, 1000, every=10))(state)
         angles = omega * TIME_STEP * np.arange(10, 1001, 10)[:, None, None]
@@ -169,7 +176,7 @@ def test_a_small_capacity_does_not_change_a_bit():
 def test_overflow_in_the_middle_of_a_run():
     """A buffer that was just large enough at first overflows later; its chunk is done again."""
     sim, state = soft_simulator()
-    _, frames = reference_run()
+    end, frames = reference_run()
     n_atoms = len(state.system.masses)
     occupied = int(jnp.sum(state.neighbors.idx < n_atoms, axis=1).max())
     tight = sim.grow(state, occupied)
@@ -178,7 +185,40 @@ def test_overflow_in_the_middle_of_a_run():
     capacities = [s.neighbors.idx.shape[-1] for s, _ in chunks]
     assert capacities[0] == occupied < capacities[-1]
     assert not any(s.neighbors.overflow for s, _ in chunks)
-    np.testing.assert_array_equal(joined(chunks)[1], frames.positions)
+    last, positions, _ = joined(chunks)
+    np.testing.assert_array_equal(positions, frames.positions)
+    assert_same_list(last, end)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends tile by shape")
+def test_the_network_itself_does_not_change_a_bit():
+    """Chunks of one step, frames stored less often, other capacities: on CPU all are the same."""
+    model = forecaster(channels=8, parity="natural", velocity_vector=True)
+    params = model.init(0)
+    quartz = as_system(quartz_atoms((3, 1, 1)))
+    neighbors = neighbor_list(quartz.cell, model.settings.cutoff, 0.3)
+    sim = simulator(
+        lambda system, neighbors: model(params, system, neighbors),
+        neighbors,
+        csvr(300.0, 75.0),
+        time_step=model.time_step,
+        max_temperature=1e6,
+    )
+    state = sim.init(jax.random.key(0), quartz)
+    end, positions, velocities = joined(simulate(sim, state, 1, 100))
+    assert end.neighbors.rebuilds > 10
+    for start, length, every in ((state, 1, 1), (sim.grow(state, 27), 20, 4)):
+        last, r, v = joined(simulate(sim, start, 100 // length, length, every))
+        np.testing.assert_array_equal(r, positions[every - 1 :: every])
+        np.testing.assert_array_equal(v, velocities[every - 1 :: every])
+        assert_same_list(last, end)
+
+
+def assert_same_list(a, b):
+    """Made at the same step and place, whatever its capacity."""
+    assert_identical(a.neighbors.rebuilds, b.neighbors.rebuilds)
+    assert_identical(a.neighbors.reference_positions, b.neighbors.reference_positions)
 
 
 def test_a_list_that_cannot_grow_is_an_error_and_no_endless_loop():
@@ -188,7 +228,7 @@ def test_a_list_that_cannot_grow_is_an_error_and_no_endless_loop():
         return alone(system).replace(overflow=jnp.ones((), bool))
 
     fns = ALONE._replace(allocate=full)
-    sim = simulator(lambda s, n: s, fns, time_step=TIME_STEP)
+    sim = simulator(lambda s, n: s, fns, nve(), TIME_STEP)
     with pytest.raises(RolloutError, match="cannot grow any further"):
         next(simulate(sim, sim.init(jax.random.key(0), system), 1, 2))
 
@@ -197,7 +237,7 @@ def test_compiled_once_and_nothing_leaves_the_device():
     traces = []
     system = gas()
     neighbors = neighbor_list(system.cell, CUTOFF, 0.4)
-    sim = simulator(functools.partial(soft, traces=traces), neighbors, time_step=TIME_STEP)
+    sim = simulator(functools.partial(soft, traces=traces), neighbors, nve(), TIME_STEP)
     state = sim.init(jax.random.key(0), system)
     chunks = simulate(sim, state, 6, 4)
     next(chunks)
@@ -219,7 +259,7 @@ def test_compiled_once_and_nothing_leaves_the_device():
 def test_jit_against_disable_jit():
     system = fliers()
     coupling = csvr(linear_ramp(300.0, 100.0, 100.0), 20.0)
-    sim = simulator(harmonic(np.ones((4, 3)), 0.02), ALONE, coupling, time_step=TIME_STEP)
+    sim = simulator(harmonic(np.ones((4, 3)), 0.02), ALONE, coupling, TIME_STEP)
     state = sim.init(jax.random.key(0), system)
     end, frames = jax.jit(rollout(sim.step, 2))(state)
     with jax.disable_jit():
@@ -234,7 +274,7 @@ def test_gradient_through_a_rollout():
     with jax.enable_x64(True):
         sites, omega = np.zeros((2, 3)), 0.02
         system = make_system(sites, sites + 0.001, [8, 8])
-        sim = simulator(harmonic(sites, omega), ALONE, time_step=TIME_STEP)
+        sim = simulator(harmonic(sites, omega), ALONE, nve(), TIME_STEP)
         state = sim.init(jax.random.key(0), system)
 
         def last(velocities):
@@ -250,18 +290,20 @@ def test_a_stopped_rollout_goes_on_bit_by_bit(tmp_path):
     sim, state = soft_simulator()
     reference, frames = reference_run()
     path = tmp_path / "state.npz"
-    for saved, _ in simulate(sim, state, 2, 6):
+    for saved, _ in simulate(sim, state, 2, 5):
         save_state(path, saved)
+    # The list is older than the state, and must stay so.
+    assert np.any(saved.neighbors.reference_positions != saved.system.positions)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.npz"]
     # A new process knows the start frame and the settings only.
     system = gas()
     neighbors = neighbor_list(system.cell, CUTOFF, 0.4)
-    sim = simulator(soft, neighbors, csvr(400.0, 50.0), time_step=TIME_STEP)
+    sim = simulator(soft, neighbors, csvr(400.0, 50.0), TIME_STEP)
     like = sim.init(jax.random.key(99), system)
     loaded = load_state(path, sim, like)
     assert_identical(loaded, saved)
-    end, positions, _ = joined(simulate(sim, loaded, 2, 6))
-    np.testing.assert_array_equal(positions, frames.positions[12:])
+    end, positions, _ = joined(simulate(sim, loaded, 2, 7))
+    np.testing.assert_array_equal(positions, frames.positions[10:])
     assert_identical(end, reference)
 
 
@@ -300,7 +342,7 @@ def fliers():
 @pytest.mark.parametrize("every", [1, 2])
 def test_nan_stops_with_step_and_atom_and_keeps_what_came_before(every):
     """Atom 2 passes 2.1 Å in its 11th step; chunks of 4 steps."""
-    sim = simulator(flight(2.1), ALONE, time_step=TIME_STEP)
+    sim = simulator(flight(2.1), ALONE, nve(), TIME_STEP)
     chunks = []
     start = sim.init(jax.random.key(0), fliers())
     with pytest.raises(RolloutError, match=r"finite number at step 11, at atom 2 \(Si\)"):
@@ -319,11 +361,11 @@ def test_heat_stops_before_the_thermostat_hides_it():
 
     system = gas(kelvin=300.0)
     coupling = csvr(300.0, 1e-3)
-    sim = simulator(heating, ALONE, coupling, time_step=TIME_STEP, max_temperature=500.0)
+    sim = simulator(heating, ALONE, coupling, TIME_STEP, max_temperature=500.0)
     state = sim.init(jax.random.key(0), system)
     with pytest.raises(RolloutError, match=r"reached \d+ K at step 1, .* \(Ar\)"):
         list(simulate(sim, state, 1, 3))
-    warm = simulator(lambda s, n: s, ALONE, coupling, time_step=TIME_STEP, max_temperature=500.0)
+    warm = simulator(lambda s, n: s, ALONE, coupling, TIME_STEP, max_temperature=500.0)
     assert len(list(simulate(warm, state, 1, 3))) == 1
 
 
@@ -334,7 +376,7 @@ def replicas(kelvins, keys, skin=0.4):
     listed = neighbors.allocate(system)
 
     def single(kelvin):
-        return simulator(soft, neighbors, csvr(kelvin, 20.0), time_step=TIME_STEP)
+        return simulator(soft, neighbors, csvr(kelvin, 20.0), TIME_STEP)
 
     states = jax.vmap(lambda key, t: single(t).init(key, system, listed))(keys, kelvins)
     return replicate(single(0.0)), states, single, system
@@ -376,7 +418,7 @@ def test_replicas_overflow_restart_and_fail(tmp_path):
         system = fliers()
         return system.replace(velocities=speed * system.velocities)
 
-    sim = simulator(flight(2.1), ALONE, time_step=TIME_STEP)
+    sim = simulator(flight(2.1), ALONE, nve(), TIME_STEP)
     systems = jax.vmap(start)(jnp.asarray([0.1, 1.0]))
     many = replicate(sim)
     states = many.init(keys, systems, alone(fliers()))
@@ -389,7 +431,7 @@ def test_ramp_and_momentum_zeroing_inside_a_rollout():
     system = gas()
     system = system.replace(velocities=system.velocities + 0.001)
     coupling = chain(csvr(linear_ramp(600.0, 100.0, 400.0), 5.0), zero_momentum(5))
-    sim = simulator(lambda s, n: s, ALONE, coupling, time_step=TIME_STEP)
+    sim = simulator(lambda s, n: s, ALONE, coupling, TIME_STEP)
     end, frames = jax.jit(rollout(sim.step, 60))(sim.init(jax.random.key(0), system))
     total = np.einsum("i,tid->td", system.masses, frames.velocities)
     assert np.abs(total[3]).min() > 0.1
@@ -402,8 +444,8 @@ def test_ramp_and_momentum_zeroing_inside_a_rollout():
     times = TIME_STEP * np.arange(1, 61)
     target = 600 - 500 * np.clip(times / 400, 0, 1)
     deviation = (kelvins[5:] - target[5:]) / (target[5:] * np.sqrt(2 / 78))
-    assert abs(deviation.mean()) < 1.0
-    assert deviation.std() < 1.7
+    assert abs(deviation.mean()) < 5 / np.sqrt(len(deviation))
+    assert 0.6 < deviation.std() < 1.5  # new numbers at every step
     np.testing.assert_allclose(momentum(end.system), 0, atol=1e-3)
 
 

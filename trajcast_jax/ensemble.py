@@ -69,9 +69,9 @@ class ThermostatState:
     """
 
     temperature: Partial
-    time_constant: Float[Array, ""]
-    steps: Int[Array, ""]
-    dof: Int[Array, ""]
+    time_constant: Float[Array, "*replica"]
+    steps: Int[Array, "*replica"]
+    dof: Int[Array, "*replica"]
 
 
 def _thermostat_state(temperature, time_constant, system: System, dof) -> ThermostatState:

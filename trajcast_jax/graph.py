@@ -126,7 +126,8 @@ def neighbor_list(
         limit = lists.idx.shape[1] if hasattr(lists, "shifts") else max(n_atoms - 1, 1)
         capacity = max(1, min(capacity, max(limit, 1)))
         lists = _resized(lists, capacity, n_atoms)
-        return build(lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+        # Jitted: op by op, each of jax-md's many small operations would compile by itself.
+        return jax.jit(build)(lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
 
     def build(lists, system: System, overflow, rebuilds) -> Neighbors:
         lists = build_fns.update(coordinates(system), lists)

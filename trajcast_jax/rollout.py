@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from ase.data import chemical_symbols
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from trajcast_jax.ensemble import Coupling, nve
+from trajcast_jax.ensemble import Coupling
 from trajcast_jax.mechanics import degrees_of_freedom, temperature
 from trajcast_jax.system import System
 
@@ -60,7 +60,7 @@ class SimulatorState:
 
     system: System
     neighbors: PyTree
-    key: PRNGKeyArray
+    key: Key[Array, "*replica"]
     coupling: PyTree
     step: Int[Array, "*replica"]
     failure: Failure
@@ -86,8 +86,7 @@ class RolloutError(RuntimeError):
 def simulator(
     forecast: Callable[[System, Any], System],
     neighbors: Any,
-    coupling: Coupling | None = None,
-    *,
+    coupling: Coupling,
     time_step: float,
     max_temperature: float = 10_000.0,
 ) -> Simulator:
@@ -97,11 +96,10 @@ def simulator(
       forecast: `(system, neighbors) -> system`, `time_step` later; positions unwrapped.
       neighbors: `allocate(system, capacity=None)` and `update(neighbors, system)`, as
         from `neighbor_list`.
-      coupling: acts on velocities after every forecast; `nve()` if None.
+      coupling: acts on velocities after every forecast; `nve()` does nothing.
       time_step: the stride Δt of the forecast, fs.
       max_temperature: K; a forecast above it is a failure, before the coupling can hide it.
     """
-    coupling = coupling or nve()
 
     def init(key, system, listed=None):
         key, key_coupling = jax.random.split(key)
@@ -150,7 +148,7 @@ def replicate(sim: Simulator) -> Simulator:
     list, for all. To give replicas temperatures of their own, map the
     `init` of a simulator that is built from the temperature:
 
-        jax.vmap(lambda k, t: simulator(f, n, csvr(t, 75.0), time_step=dt).init(k, system, listed))
+        jax.vmap(lambda k, t: simulator(f, n, csvr(t, 75.0), dt).init(k, system, listed))
     """
     return Simulator(jax.vmap(sim.init, in_axes=(0, 0, None)), jax.vmap(sim.step), sim.grow)
 
@@ -282,12 +280,12 @@ def overflowed(state: SimulatorState) -> Bool[Array, ""]:
 def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> SimulatorState:
     """The state with `capacity` slots for neighbours, by default GROWTH times as many.
 
-    The list is made anew where it was made before, not at the positions of now: its
-    order and the step of its next update reach the last bits of a trajectory.
+    The list itself stays as it is, in order and in where it was made: both, and the step
+    of its next update, reach the last bits of a trajectory. One that had overflowed is
+    made anew, at the positions where it was made before.
     """
-    listed = state.neighbors
+    listed, old = state.neighbors, state.neighbors.idx.shape[-1]
     if capacity is None:
-        old = listed.idx.shape[-1]
         capacity = 8 * math.ceil(max(GROWTH * old, old + 1) / 8)
     origin = state.system.replace(positions=listed.reference_positions)
     if origin.masses.ndim == 1:
@@ -297,6 +295,14 @@ def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> Simu
         # Far away from everything, so that every replica's update is a rebuild.
         new = new.replace(reference_positions=jnp.full_like(new.reference_positions, jnp.inf))
         new = jax.vmap(neighbors.update, in_axes=(None, 0))(new, origin)
+    extra = new.idx.shape[-1] - old
+    if extra >= 0 and not overflowed(state):
+        free = [(0, 0)] * (listed.idx.ndim - 1) + [(0, extra)]
+        empty = origin.masses.shape[-1]
+        new = new.replace(
+            idx=jnp.pad(listed.idx, free, constant_values=empty),
+            shifts=jnp.pad(listed.shifts, [*free, (0, 0)]),
+        )
     return state.replace(neighbors=new.replace(rebuilds=listed.rebuilds))
 
 
