@@ -118,7 +118,7 @@ def test_loss_and_errors_are_those_of_the_paper(setup, data):
 
 
 def test_it_learns(setup, data):
-    settings = dataclasses.replace(SETTINGS, updates=120, validate_every=60)
+    settings = dataclasses.replace(SETTINGS, updates=300, validate_every=60)
     _, rows = final(setup, data, settings=settings, chunk=60)
     assert rows[-1].loss < 0.3 * rows[0].loss
     assert rows[-1].velocity_error < rows[0].velocity_error

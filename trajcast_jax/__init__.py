@@ -3,12 +3,13 @@
 from trajcast_jax.checkpoint import pretrained, restore, save
 from trajcast_jax.config import Experiment, load
 from trajcast_jax.dataset import FramePairs, frame_pairs
-from trajcast_jax.ensemble import chain, csvr, linear_ramp, nve, zero_momentum
+from trajcast_jax.ensemble import chain, csvr, langevin, linear_ramp, nve, zero_momentum
 from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.io import H5MDWriter, read, read_trajectory, write_extxyz
 from trajcast_jax.mechanics import maxwell_boltzmann, temperature
-from trajcast_jax.rollout import rollout, simulate, simulator
+from trajcast_jax.restart import load_state, save_state
+from trajcast_jax.rollout import replicate, rollout, simulate, simulator
 from trajcast_jax.system import System, make_system
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "chain",
     "csvr",
     "frame_pairs",
+    "langevin",
     "linear_ramp",
     "load",
+    "load_state",
     "make_system",
     "maxwell_boltzmann",
     "neighbor_list",
@@ -30,9 +33,11 @@ __all__ = [
     "pretrained",
     "read",
     "read_trajectory",
+    "replicate",
     "restore",
     "rollout",
     "save",
+    "save_state",
     "simulate",
     "simulator",
     "temperature",

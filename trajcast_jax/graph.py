@@ -117,14 +117,16 @@ def neighbor_list(
 
     def allocate(system: System, capacity: int | None = None) -> Neighbors:
         positions = coordinates(system)
-        lists = build_fns.allocate(positions)
+        # jax-md's buffer of the cell list must grow with a capacity that is asked for, too.
+        lists = build_fns.allocate(positions, extra_capacity=capacity or 0)
         n_atoms = system.masses.shape[0]
         if capacity is None:
             occupancy = int((lists.idx < n_atoms).sum(1).max(initial=0))
             capacity = -(-int(1.1 * occupancy + 1) // 4) * 4
         # The minimum image finds an atom at most once; the multi-image list may find it often.
-        limit = lists.idx.shape[1] if hasattr(lists, "shifts") else max(n_atoms - 1, 1)
-        capacity = max(1, min(capacity, max(limit, 1)))
+        multi_image = hasattr(lists, "shifts")
+        limit = n_atoms * len(lists.search_shifts) if multi_image else n_atoms - 1
+        capacity = max(1, min(capacity, limit))
         lists = _resized(lists, capacity, n_atoms)
         # Jitted: op by op, each of jax-md's many small operations would compile by itself.
         return jax.jit(build)(lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
