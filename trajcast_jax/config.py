@@ -158,8 +158,8 @@ class Experiment:
     """One system: how its reference is made, learned, forecast and judged."""
 
     name: str
-    system: str
-    """Whose reference runs it uses: its own name, or that of the experiment it is based on."""
+    system: str = ""
+    """Whose reference runs it uses: that of the experiment it is based on; "" for its own."""
     reference: ReferenceSettings = ReferenceSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -220,10 +220,10 @@ def load(path: str | Path) -> Experiment:
 def _read(path: Path) -> dict:
     with open(path, "rb") as file:
         values = tomllib.load(file)
-    own = {"name": path.stem, "system": path.stem}
+    own = {"name": path.stem}
     if "base" in values:
         base = _read(path.with_name(values.pop("base") + path.suffix))
-        own["system"] = base["system"]
+        own["system"] = base.get("system") or base["name"]
         tables = {k: base.get(k, {}) | v for k, v in values.items() if isinstance(v, dict)}
         values = base | values | tables
         return values | own
