@@ -6,14 +6,16 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import forecaster
 from test_dataset import trajectory
 
-from trajcast_jax import checkpoint
+from trajcast_jax import checkpoint, soap
 from trajcast_jax.config import TrainingSettings
 from trajcast_jax.dataset import frame_pairs, statistics
 from trajcast_jax.forecast import Forecaster
+from trajcast_jax.soap import scale_by_soap
 from trajcast_jax.training import (
     error_sums,
     fit,
@@ -52,6 +54,45 @@ def final(fc, data, state=None, settings=SETTINGS, chunk=3):
 def assert_identical(a, b):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def turned_losses(rule, turn, updates=120):
+    """Losses of ½|A (UᵀWV) B − C|²: a 4 × 4 matrix W, badly conditioned, turned by U and V or not."""
+    rng = np.random.default_rng(0)
+    scales = np.diag(10.0 ** np.linspace(-1, 0, 4))
+    target = rng.normal(size=(4, 4))
+    left, right = (np.linalg.qr(rng.normal(size=(4, 4)))[0] if turn else np.eye(4) for _ in "lr")
+
+    @jax.jit
+    def step(weights, state):
+        loss = lambda w: 0.5 * jnp.sum((scales @ (left.T @ w @ right) @ scales - target) ** 2)  # noqa: E731
+        value, gradient = jax.value_and_grad(loss)(weights)
+        direction, state = rule.update(gradient, state)
+        return weights - 0.1 * direction, state, value
+
+    weights, losses = jnp.zeros((4, 4)), []
+    state = rule.init(weights)
+    for _ in range(updates):
+        weights, state, value = step(weights, state)
+        losses.append(float(value))
+    return losses
+
+
+def test_soap_does_not_care_how_channels_are_mixed_and_adam_does(x64):
+    straight, turned = (turned_losses(scale_by_soap(), turn) for turn in (False, True))
+    np.testing.assert_allclose(turned, straight, rtol=1e-6)
+    adam, adam_turned = (turned_losses(optax.scale_by_adam(), turn) for turn in (False, True))
+    assert abs(adam_turned[-1] / adam[-1] - 1) > 0.1
+    assert turned[-1] < adam_turned[-1]
+
+
+def test_soap_takes_weights_of_any_shape_and_long_sides(x64):
+    shapes = {"scalar_list": (3,), "stack": (2, 3, 4), "long": (soap.LARGEST + 1, 2)}
+    weights = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    rule = scale_by_soap()
+    steps, _ = jax.jit(rule.update)(weights, rule.init(weights))
+    assert {name: step.shape for name, step in steps.items()} == shapes
+    assert all(np.isfinite(step).all() for step in steps.values())
 
 
 def test_amsgrad_is_pytorchs(x64):

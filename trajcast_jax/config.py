@@ -81,7 +81,7 @@ class TrainingSettings:
     batch_size: int = 2
     validate_every: int = 500  # updates
     optimizer: str = "adam"
-    """"adam" or "amsgrad" (by PyTorch's rule)."""
+    """"adam", "amsgrad" (by PyTorch's rule) or "soap" (`soap.py`)."""
     learning_rate: float = 0.01
     b1: float = 0.9
     b2: float = 0.999

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from trajcast_jax.config import TrainingSettings
 from trajcast_jax.dataset import FramePairs
 from trajcast_jax.forecast import Forecaster
+from trajcast_jax.soap import scale_by_soap
 
 Params = Any
 
@@ -81,9 +82,9 @@ def scale_by_amsgrad(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientT
 
 
 def optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
-    """Clipping, Adam or AMSGrad, and the learning-rate schedule."""
+    """Clipping, the rule (Adam, AMSGrad or SOAP), and the learning-rate schedule."""
     s = settings
-    rules = {"adam": optax.scale_by_adam, "amsgrad": scale_by_amsgrad}
+    rules = {"adam": optax.scale_by_adam, "amsgrad": scale_by_amsgrad, "soap": scale_by_soap}
     warmup = max(1, round(s.warmup * s.updates))
     schedules = {
         "cosine": lambda: optax.warmup_cosine_decay_schedule(
