@@ -7,7 +7,6 @@ from pathlib import Path
 import tyro
 
 import experiments
-import trajcast_jax.evaluation
 from experiments.generate import default_folder
 from trajcast_jax import checkpoint as checkpoints
 from trajcast_jax import measurement
@@ -17,11 +16,6 @@ from trajcast_jax.evaluation import evaluate_one_step, reference_observables, wr
 from trajcast_jax.io import atomic_write, read_trajectory
 from trajcast_jax.reference import complete_runs, run_path
 from trajcast_jax.report import render_one_step
-
-
-def shipped(experiment: Experiment) -> Path:
-    """Where the package keeps what it ships of an experiment, if it ships any."""
-    return Path(trajcast_jax.evaluation.__file__).parent / "pretrained" / experiment.name
 
 
 def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) -> dict | None:
@@ -49,12 +43,13 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
         spacing = float(runs[0][1][1] - runs[0][1][0])
         stride = experiment.data.time_step * experiment.rollout.every
         return reference_observables([run for run, _ in runs], spacing, stride, experiment)
-    path = shipped(experiment) / "reference.npz"
-    if not path.exists():
+    try:
+        path = checkpoints.pretrained(experiment.system or experiment.name) / "reference.npz"
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There are no reference runs in {folder}, and the package ships no observables of "
             f"{experiment.name}; make runs by python -m experiments.generate {experiment.name}."
-        )
+        ) from error
     print(f"There are no reference runs in {folder}; the observables in {path} stand for them.")
     return measurement.load(path)
 
@@ -72,7 +67,8 @@ def main(
 
     Args:
       experiment: name of a TOML file in experiments/, or the path of one.
-      checkpoint: directory of the model; by default the one that the package ships.
+      checkpoint: directory of the model; by default, where nothing else is to be done, the one
+        that the package ships.
       reference: folder of the reference runs; by default runs/reference/<name>.
       rollout: trajectory of a forecast, or the directory that holds its trajectory.h5.
       out: directory of the report; by default runs/evaluate/<name>.
@@ -82,9 +78,10 @@ def main(
     loaded = experiments.load(experiment)
     folder = reference or default_folder(loaded)
     out = out or Path("runs/evaluate") / loaded.name
-    model = checkpoint or shipped(loaded)
-    extra = {"checkpoint": str(model)}
-    if checkpoint or (model / "model.json").exists():
+    extra = {}
+    if checkpoint or not (rollout or save_reference):
+        model = checkpoint or checkpoints.pretrained(loaded.name)
+        extra["checkpoint"] = str(model)
         errors = one_step(loaded, model, folder, seed)
         if errors is not None:
             extra["one_step"] = errors

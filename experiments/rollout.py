@@ -16,7 +16,7 @@ import tyro
 from tqdm import tqdm
 
 import experiments
-from experiments.evaluate import observables, shipped
+from experiments.evaluate import observables
 from experiments.generate import default_folder as reference_folder
 from trajcast_jax import checkpoint, io
 from trajcast_jax.config import Experiment, RolloutSettings, from_dict, to_json
@@ -103,6 +103,7 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
             f"{arguments.replicas} replicas cannot have {len(kelvins)} temperatures; "
             "give one for each, or leave one of the two options out."
         )
+    system = experiment.system or experiment.name
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
     out = arguments.out or default_folder(experiment) / stamp
     if (out / "run.json").exists():
@@ -111,8 +112,8 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
         )
     run = Run(
         experiment=experiment,
-        checkpoint=str(arguments.checkpoint or shipped(experiment)),
-        start=str(arguments.start or shipped(experiment) / "start.extxyz"),
+        checkpoint=str(arguments.checkpoint or checkpoint.pretrained(experiment.name)),
+        start=str(arguments.start or checkpoint.pretrained(system) / "start.extxyz"),
         thermalize=arguments.thermalize,
         temperatures=tuple(kelvins),
     )
@@ -300,8 +301,9 @@ def speed(times: list[float], simulated: float) -> float:
 def report(run: Run, out: Path, extra: dict) -> list[Path]:
     """Writes the report of every replica, and says where; none without a reference."""
     experiment = run.experiment
-    measured = shipped(experiment) / "reference.npz"
-    if not measured.exists():
+    try:
+        measured = checkpoint.pretrained(experiment.system or experiment.name) / "reference.npz"
+    except FileNotFoundError:  # a system of the user's own
         try:
             measured = observables(experiment, reference_folder(experiment))
         except FileNotFoundError as error:

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 import experiments
 from experiments.generate import ensure_reference
-from trajcast_jax import checkpoint, io
+from trajcast_jax import checkpoint as checkpoints
+from trajcast_jax import io
 from trajcast_jax.config import Experiment
 from trajcast_jax.ensemble import csvr
 from trajcast_jax.graph import neighbor_list
@@ -54,7 +55,7 @@ def visited_states(model, experiment: Experiment, starts: list[System], strides:
 
 def main(
     experiment: tyro.conf.Positional[str],
-    checkpoint_path: Path,
+    checkpoint: Path,
     out: Path,
     starts: int = 150,
     strides: int = 60,
@@ -65,7 +66,7 @@ def main(
 
     Args:
       experiment: name of a TOML file in experiments/, or the path of one.
-      checkpoint_path: directory of the model whose forecasts are followed.
+      checkpoint: directory of the model whose forecasts are followed.
       out: file to write (.h5).
       starts: number of forecasts, each from a random frame of a training run.
       strides: length of each.
@@ -76,7 +77,7 @@ def main(
     if out.exists():
         raise ValueError(f"{out} exists already; give another file, or remove it.")
     paths = ensure_reference(loaded)
-    model = checkpoint.restore(checkpoint_path)
+    model = checkpoints.restore(checkpoint)
     rng = np.random.default_rng(seed)
     chosen = []
     for run in rng.choice(loaded.data.train_runs, starts):

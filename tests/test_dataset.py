@@ -1,14 +1,12 @@
 """Frame pairs: pairing, mirror images in time, neighbours, statistics, and what is refused."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import as_system, quartz_atoms
 
-from trajcast_jax.dataset import frame_pairs, split_blocks, start_frames, statistics, stride
+from trajcast_jax.dataset import frame_pairs, start_frames, statistics, stride
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.system import make_system
 
@@ -98,14 +96,6 @@ def test_start_frames_are_random_and_distinct():
     assert len(set(frames.tolist())) == 500
     assert frames.max() < 994
     assert np.unique(np.diff(frames)).size > 3
-
-
-def test_blocks_of_time_do_not_overlap():
-    run, times = trajectory()
-    blocks = split_blocks(run, times, (0.6, 0.2, 0.2), gap=2)
-    assert [len(t) for _, t in blocks] == [24, 6, 6]
-    ends = [(t[0], t[-1]) for _, t in blocks]
-    assert all(a[1] + 10.0 < b[0] for a, b in itertools.pairwise(ends))
 
 
 def test_a_stride_must_be_a_whole_number_of_frames():

@@ -57,7 +57,7 @@ def assert_identical(a, b):
 
 
 def turned_losses(rule, turn, updates=120):
-    """Losses of ½|A (UᵀWV) B − C|²: a 4 × 4 matrix W, badly conditioned, turned by U and V or not."""
+    """Losses of ½|A (UᵀWV) B − C|², badly conditioned; W 4 × 4, turned by U and V or not."""
     rng = np.random.default_rng(0)
     scales = np.diag(10.0 ** np.linspace(-1, 0, 4))
     target = rng.normal(size=(4, 4))

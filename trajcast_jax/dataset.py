@@ -1,19 +1,17 @@
 """`FramePairs`: two frames Δt apart, with the neighbours of the first; for training and tests.
 
 Pairs come from whole trajectories (runs). Training, validation and test sets take different
-runs, or different blocks of time of one run: neighbouring frames are never shuffled apart.
+runs (imported ones: blocks of time); neighbouring frames are never shuffled apart.
 """
-
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import Statistics
-from trajcast_jax.graph import Graph, neighbor_list
+from trajcast_jax.graph import Graph, graph, neighbor_list
 from trajcast_jax.system import System, minimum_image, pad
 
 
@@ -39,15 +37,7 @@ class FramePairs:
 
     def edges(self, cutoff: float) -> Graph:
         """The graph of one pair's first frame (no pair axis)."""
-        n_atoms = self.displacements.shape[-2]
-        mask: Bool[Array, "atom neighbor"] = self.idx < n_atoms
-        senders = jnp.where(mask, self.idx, 0).astype(jnp.int32)
-        positions = self.system.positions
-        vectors = positions[senders] - positions[:, None]
-        if self.system.cell is not None:
-            vectors = vectors + self.shifts.astype(vectors.dtype) @ self.system.cell
-        nowhere = jnp.asarray([cutoff, 0.0, 0.0], vectors.dtype)
-        return Graph(jnp.where(mask[..., None], vectors, nowhere), senders, mask)
+        return graph(self.system, self, cutoff)
 
 
 def stride(time_step: float, spacing: float) -> int:
@@ -255,18 +245,3 @@ def statistics(pairs: FramePairs, per_species: bool = True, baseline: bool = Tru
         velocity_rms=tuple(float(np.sqrt((v[z == s] ** 2).mean())) for s in species),
         average_neighbors=float(neighbors),
     )
-
-
-def split_blocks(
-    trajectory: System, times: np.ndarray, fractions: tuple[float, ...], gap: int = 0
-) -> list[tuple[System, np.ndarray]]:
-    """One run cut into consecutive blocks of time, `gap` frames left out between them."""
-    bounds = np.round(np.cumsum([0.0, *fractions]) / sum(fractions) * len(times)).astype(int)
-    blocks = []
-    for start, stop in itertools.pairwise(bounds):
-        keep = slice(start + (gap if start else 0), stop)
-        cut = trajectory.replace(
-            positions=trajectory.positions[keep], velocities=trajectory.velocities[keep]
-        )
-        blocks.append((cut, times[keep]))
-    return blocks

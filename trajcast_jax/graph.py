@@ -8,7 +8,7 @@ indices with integer image shifts, so everything downstream is the same code.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -73,10 +73,17 @@ class NeighborFns(NamedTuple):
     skin: float
 
 
-def graph(system: System, neighbors: Neighbors, cutoff: float) -> Graph:
+class NeighborIndices(Protocol):
+    """What `graph` reads of a neighbour list: `Neighbors`, or the compact ones of a dataset."""
+
+    idx: Int[Array, "atom neighbor"]
+    shifts: Array
+
+
+def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
     """The edges within the cutoff (Å), from a list that may hold more; differentiable."""
     n_atoms = system.positions.shape[0]
-    senders = jnp.where(neighbors.idx < n_atoms, neighbors.idx, 0)
+    senders = jnp.where(neighbors.idx < n_atoms, neighbors.idx, 0).astype(jnp.int32)
     vectors = system.positions[senders] - system.positions[:, None]
     if system.cell is not None:
         vectors = vectors + neighbors.shifts.astype(vectors.dtype) @ system.cell
@@ -216,8 +223,3 @@ def _shifts(lists, system: System) -> Float[Array, "atom neighbor 3"]:
     # The list was made for folded positions: r_folded = r + fold·cell.
     fold = jnp.round(_fractional(system) - system.positions @ jnp.linalg.inv(system.cell))
     return lists.shifts + fold[senders] - fold[:, None]
-
-
-def count_edges(neighbors: Neighbors, system: System, cutoff: float) -> jax.Array:
-    """Number of edges within the cutoff."""
-    return graph(system, neighbors, cutoff).mask.sum()

@@ -5,7 +5,7 @@ channels of an irrep by one matrix, whose gradient is strongly correlated; Adam,
 every weight by itself, cannot see that.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
