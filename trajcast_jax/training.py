@@ -172,10 +172,10 @@ def init_state(
     )
 
 
-def train_updates(
-    forecaster: Forecaster, settings: TrainingSettings, n_updates: int
-) -> Callable[[TrainState, FramePairs], tuple[TrainState, Float[Array, "update"]]]:
-    """A function (state, pairs) → (state, losses) of `n_updates` updates in one scan.
+def update_step(
+    forecaster: Forecaster, settings: TrainingSettings
+) -> Callable[[TrainState, FramePairs], tuple[TrainState, Float[Array, ""]]]:
+    """A function (state, pairs) → (state, loss): one update on one batch of the pairs.
 
     Every epoch is a fresh permutation of all pairs, a function of the seed and the number
     of the update alone.
@@ -206,6 +206,15 @@ def train_updates(
             params=params, ema_params=ema, opt_state=opt_state, update=state.update + 1
         )
         return state, loss
+
+    return update
+
+
+def train_updates(
+    forecaster: Forecaster, settings: TrainingSettings, n_updates: int
+) -> Callable[[TrainState, FramePairs], tuple[TrainState, Float[Array, "update"]]]:
+    """A function (state, pairs) → (state, losses): `n_updates` updates in one compiled scan."""
+    update = update_step(forecaster, settings)
 
     def chunk(state: TrainState, pairs: FramePairs):
         return jax.lax.scan(lambda s, _: update(s, pairs), state, None, n_updates)

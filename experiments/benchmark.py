@@ -1,0 +1,365 @@
+"""How fast, and how near to what the machine can do: `python -m experiments.benchmark`.
+
+Every figure is a median of several repeats after compilation, in wall-clock and in CPU
+seconds, both of the whole process. Only ratios within one run are evidence: the machine's own
+peaks are measured in it, and with `--probe` a NumPy matrix product is timed in turn with each
+figure, in whose units figures of other programs and hours can be compared.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import experiments
+from trajcast_jax import checkpoint, dataset, io, training
+from trajcast_jax.config import Experiment, Statistics
+from trajcast_jax.ensemble import csvr
+from trajcast_jax.forecast import Forecaster
+from trajcast_jax.graph import neighbor_list
+from trajcast_jax.rollout import replicate, rollout, simulator
+from trajcast_jax.system import System, make_system
+from trajcast_jax.units import FS_PER_DAY_TO_NS
+
+PROBE_SIZE = 2048
+COPY_BYTES = 2**28
+
+
+@dataclasses.dataclass
+class Arguments:
+    """Measures strides and training steps; every figure goes to --out as JSON."""
+
+    systems: tyro.conf.Positional[tuple[str, ...]] = ("quartz",)
+    """NAME or NAME:N (the shipped start frame, N times along each lattice vector: quartz:2 has
+    1,296 atoms), or a file of frames: what `read` takes, or .npz with numbers, masses, positions
+    (frame, atom, 3), velocities, cell, pbc."""
+    presets: tuple[str, ...] = ("shipped",)
+    """Names of experiments whose networks are measured; "shipped": the system's own."""
+    precisions: tuple[str, ...] = ("float32",)
+    """float32, float64."""
+    replicas: tuple[int, ...] = (1,)
+    strides: int = 20
+    """Strides in one timed rollout."""
+    repeats: int = 5
+    train: bool = True
+    """Time a training step too."""
+    threads: int = 0
+    """Threads of the whole process; 0 for what is usual here."""
+    reference: bool = False
+    """Time the reference dynamics (LAMMPS) too."""
+    probe: bool = False
+    """Give CPU times in units of a 2048³ float32 matrix product of NumPy as well."""
+    cutoff: float | None = None
+    """Å, instead of the preset's."""
+    compare: Path | None = None
+    """The JSON of another run: prints the ratio of each figure to it."""
+    out: Path = Path("runs/benchmark.json")
+
+
+def with_threads(count: int) -> None:
+    """Starts this process anew with `count` threads: libraries read that when they load."""
+    wanted = {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    if not count or all(os.environ.get(k) == v for k, v in wanted.items()):
+        return
+    eigen = f"--xla_cpu_multi_thread_eigen={str(count > 1).lower()}"
+    flags = f"{eigen} intra_op_parallelism_threads={count} {os.environ.get('XLA_FLAGS', '')}"
+    os.environ |= wanted | {"XLA_FLAGS": flags.strip()}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    os.execv(sys.executable, [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]])
+
+
+def timed(function: Callable, repeats: int, probe: Callable | None = None) -> dict[str, float]:
+    """Median wall-clock and CPU seconds of `function()`, and CPU seconds in probes."""
+    jax.block_until_ready(function())
+    rows = []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        jax.block_until_ready(function())
+        cpu = time.process_time() - cpu
+        rows.append((time.perf_counter() - wall, cpu, cpu / probe() if probe else 0.0))
+    wall, cpu, probes = (statistics.median(column) for column in zip(*rows, strict=True))
+    return {"wall_s": wall, "cpu_s": cpu} | ({"probes": probes} if probe else {})
+
+
+def numpy_probe() -> Callable[[], float]:
+    """A function that multiplies two matrices with NumPy and says how much CPU time it took."""
+    matrix = np.random.default_rng(0).random((PROBE_SIZE, PROBE_SIZE), np.float32)
+
+    def probe() -> float:
+        start = time.process_time()
+        matrix @ matrix
+        return time.process_time() - start
+
+    probe()
+    return probe
+
+
+def machine(repeats: int) -> dict:
+    """What this machine is, and its measured peaks: a matrix product and a copy by XLA."""
+    matrix = jnp.ones((PROBE_SIZE, PROBE_SIZE), jnp.float32)
+    long = jnp.ones(COPY_BYTES // 4, jnp.float32)
+    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1.0)
+    product_s = timed(lambda: product(matrix), repeats)["wall_s"]
+    copy_s = timed(lambda: copy(long), repeats)["wall_s"]
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "peak_gflops": 2e-9 * PROBE_SIZE**3 / product_s,
+        "peak_gb_per_s": 2e-9 * COPY_BYTES / copy_s,
+    }
+
+
+def frames_of(name: str, dtype) -> tuple[str, list[System]]:
+    """A system's name among the experiments ("" if it has none), and its frames."""
+    if name.endswith(".npz"):
+        with np.load(name) as file:
+            data = dict(file)
+        cell = data["cell"] if data["pbc"].all() and np.ptp(data["positions"]) > 15 else None
+        return "", [
+            make_system(r, v, data["numbers"], masses=data["masses"], cell=cell, dtype=dtype)
+            for r, v in zip(data["positions"], data["velocities"], strict=True)
+        ]
+    if Path(name).suffix:
+        return "", [io.read(name)]
+    name, _, times = name.partition(":")
+    system = io.read(checkpoint.pretrained(name) / "start.extxyz")
+    return name, [jax.tree.map(jnp.asarray, supercell(system, int(times or 1)))]
+
+
+def supercell(system: System, times: int) -> System:
+    """The periodic system `times` times along each lattice vector."""
+    if times == 1:
+        return system
+    cells = np.stack(np.meshgrid(*[np.arange(times)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
+    positions = (np.asarray(system.positions) + cells @ np.asarray(system.cell)).reshape(-1, 3)
+    velocities = np.tile(np.asarray(system.velocities), (len(cells), 1))
+    numbers = np.tile(np.asarray(system.species), len(cells))
+    return make_system(positions, velocities, numbers, cell=np.asarray(system.cell) * times)
+
+
+def forecaster_of(preset: str, name: str, frames: list[System], cutoff: float | None):
+    """The experiment, the network and its weights: the shipped ones, or random of a preset."""
+    if preset == "shipped" and name:
+        model = checkpoint.restore(checkpoint.pretrained(name))
+        return experiments.load(name), model.forecaster, model.params
+    experiment = experiments.load("quartz" if preset == "shipped" else preset)
+    settings = experiment.model
+    if cutoff:
+        settings = dataclasses.replace(settings, cutoff=cutoff)
+    species = tuple(int(z) for z in np.unique(frames[0].species))
+    same = lambda value: (value,) * len(species)  # noqa: E731 - random weights: any scale will do
+    measured = Statistics(
+        species=species, displacement_scale=same(1e-3), velocity_scale=same(1e-4),
+        displacement_baseline=same(experiment.data.time_step), velocity_baseline=same(1.0),
+        velocity_rms=same(5e-3), average_neighbors=20.0,
+    )  # fmt: skip
+    forecaster = Forecaster(settings, measured, experiment.data.time_step)
+    return experiment, forecaster, forecaster.init(0)
+
+
+def compiled(function: Callable, *arguments) -> tuple[Callable, dict]:
+    """The function compiled for the arguments, and what that took and needs."""
+    start = time.perf_counter()
+    lowered = jax.jit(function).lower(*arguments)
+    made = lowered.compile()
+    spent = time.perf_counter() - start
+    memory = made.memory_analysis()
+    peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return made, {"compile_s": spent, "memory_mb": peak * 1e-6}
+
+
+def multiplications(function: Callable, *arguments) -> float:
+    """Floating-point operations of all matrix products in `function`, loops multiplied out.
+
+    The sums and products between them, which fuse with what surrounds them, are not counted.
+    """
+
+    def walk(jaxpr) -> float:
+        total = 0.0
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                (contract, _), _ = eqn.params["dimension_numbers"]
+                inner = np.prod([eqn.invars[0].aval.shape[k] for k in contract])
+                total += 2.0 * inner * np.prod(eqn.outvars[0].aval.shape)
+            times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+            inside = [x for p in eqn.params.values() for x in (p if isinstance(p, tuple) else (p,))]
+            bodies = [getattr(x, "jaxpr", x) for x in inside if hasattr(x, "eqns")
+                      or hasattr(getattr(x, "jaxpr", None), "eqns")]  # fmt: skip
+            total += times * sum(walk(body) for body in bodies)
+        return total
+
+    return walk(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def measure_stride(arguments, experiment: Experiment, forecaster, params, start, probe) -> dict:
+    """One stride: bare forecast, whole step, neighbour update, and their shares."""
+    settings = experiment.rollout
+    neighbors = neighbor_list(start.cell, forecaster.settings.cutoff, settings.skin)
+    sim = simulator(
+        lambda system, listed: forecaster(params, system, listed), neighbors,
+        csvr(settings.temperature, settings.time_constant), forecaster.time_step,
+    )  # fmt: skip
+    state = sim.init(jax.random.key(0), start)
+    n, out = arguments.strides, {}
+    listed = state.neighbors
+    bare, out["forecast"] = compiled(forecaster, params, start, listed)
+    out["forecast"] |= timed(lambda: bare(params, start, listed), arguments.repeats, probe)
+    flops = multiplications(forecaster, params, start, listed)
+    out["forecast"]["gflops"] = 1e-9 * flops / out["forecast"]["wall_s"]
+    moved = start.replace(positions=start.positions + settings.skin)
+    update, _ = compiled(neighbors.update, listed, moved)
+    rebuild = timed(lambda: update(listed, moved), arguments.repeats)["wall_s"]
+    check = timed(lambda: update(listed, start), arguments.repeats)["wall_s"]
+    for count in arguments.replicas:
+        one, first = sim, state
+        if count > 1:
+            one = replicate(sim)
+            keys = jax.random.split(jax.random.key(0), count)
+            first = jax.vmap(lambda k: sim.init(k, start, listed))(keys)
+        run, row = compiled(rollout(one.step, n), first)
+        whole = timed(lambda run=run, first=first: run(first), arguments.repeats, probe)
+        row |= {key: value / n for key, value in whole.items()}
+        last = run(first)[0]
+        rate = float(jnp.mean(last.neighbors.rebuilds - first.neighbors.rebuilds)) / n
+        row["rebuilds_per_stride"] = rate
+        row["neighbor_share"] = count * (check + rate * rebuild) / row["wall_s"]
+        row["ns_per_day"] = count * forecaster.time_step / row["wall_s"] * FS_PER_DAY_TO_NS
+        if count == 1:
+            row["loop_overhead"] = row["wall_s"] / out["forecast"]["wall_s"] - 1
+        out["stride" if count == 1 else f"stride x{count}"] = row
+    return out
+
+
+def as_pairs(frames: list[System], cutoff: float, time_step: float) -> dataset.FramePairs:
+    """Frames as training pairs that move uniformly: what a step costs does not depend on it."""
+    parts = []
+    for system in frames:
+        moved = np.stack([system.positions, system.positions + time_step * system.velocities])
+        run = system.replace(positions=moved, velocities=np.stack([system.velocities] * 2))
+        parts.append(dataset.frame_pairs([(run, np.array([0.0, time_step]))], time_step, cutoff, 1))
+    return jax.tree.map(jnp.asarray, dataset.join(parts))
+
+
+def measure_training(arguments, experiment, forecaster, params, frames, probe) -> dict:
+    """One update on all frames: forward, backward, clipping and optimiser."""
+    settings = dataclasses.replace(experiment.training, batch_size=len(frames))
+    pairs = as_pairs(frames, forecaster.settings.cutoff, forecaster.time_step)
+    state = training.init_state(forecaster, settings, params)
+    step, row = compiled(training.update_step(forecaster, settings), state, pairs)
+    flops = multiplications(training.update_step(forecaster, settings), state, pairs)
+    row |= timed(lambda: step(state, pairs), arguments.repeats, probe)
+    row["gflops"] = 1e-9 * flops / row["wall_s"]
+    return row
+
+
+def measure_reference(experiment: Experiment, repeats: int) -> dict:
+    """Velocity Verlet with the reference potential, by LAMMPS."""
+    from trajcast_jax.reference import LammpsEngine
+
+    engine = LammpsEngine(experiment.reference)
+    engine.create(seed=1)
+    engine.constant_energy()
+    row = timed(lambda: engine.advance(100), repeats)
+    engine.close()
+    row = {key: value / 100 for key, value in row.items()}
+    row["ns_per_day"] = experiment.reference.time_step / row["wall_s"] * FS_PER_DAY_TO_NS
+    return row
+
+
+def rows_of(results: dict) -> dict[str, dict]:
+    """All figures by "system / preset / precision / what"."""
+    return {
+        f"{name} / {what}": row
+        for name, case in results["cases"].items()
+        for what, row in case["rows"].items()
+    }
+
+
+def table(results: dict) -> str:
+    """The figures as Markdown."""
+    columns = ("wall_s", "cpu_s", "probes", "ns_per_day", "gflops", "memory_mb", "compile_s",
+               "neighbor_share", "loop_overhead")  # fmt: skip
+    rows = rows_of(results)
+    used = [c for c in columns if any(c in row for row in rows.values())]
+    lines = [f"| case | {' | '.join(used)} |", f"|---|{'---|' * len(used)}"]
+    for name, row in rows.items():
+        cells = [f"{row[c]:.3g}" if c in row else "" for c in used]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def compared(results: dict, other: dict) -> str:
+    """Ratios of this run's times to another's; in probes where both have them."""
+    old, lines = rows_of(other), ["| case | time, this / other |", "|---|---|"]
+    for name, row in rows_of(results).items():
+        if name in old:
+            key = "probes" if "probes" in row and "probes" in old[name] else "wall_s"
+            lines.append(f"| {name} ({key}) | {row[key] / old[name][key]:.3f} |")
+    return "\n".join(lines)
+
+
+def measure_case(arguments: Arguments, name: str, preset: str, precision: str, probe) -> dict:
+    """The figures of one system, network and precision, and their sizes."""
+    known, frames = frames_of(name, precision)
+    experiment, forecaster, params = forecaster_of(preset, known, frames, arguments.cutoff)
+    params = jax.tree.map(lambda x: x.astype(precision), params)
+    rows = measure_stride(arguments, experiment, forecaster, params, frames[0], probe)
+    if arguments.train:
+        rows["training step"] = measure_training(
+            arguments, experiment, forecaster, params, frames, probe
+        )
+    if arguments.reference and known:
+        rows["reference step"] = measure_reference(experiment, arguments.repeats)
+    listed = neighbor_list(frames[0].cell, forecaster.settings.cutoff, 0.0).allocate(frames[0])
+    n_atoms = len(frames[0].masses)
+    edges = int((listed.idx < n_atoms).sum())
+    return {"atoms": n_atoms, "frames": len(frames), "edges": edges, "rows": rows}
+
+
+def measure(arguments: Arguments) -> dict:
+    """All cases, one after the other."""
+    probe = numpy_probe() if arguments.probe else None
+    results = {"machine": machine(arguments.repeats), "cases": {}}
+    if probe:
+        results["machine"]["probe_cpu_s"] = statistics.median(probe() for _ in range(5))
+    cases = itertools.product(arguments.systems, arguments.presets, arguments.precisions)
+    for name, preset, precision in tqdm(list(cases)):
+        with jax.enable_x64(precision == "float64"):
+            case = measure_case(arguments, name, preset, precision, probe)
+        results["cases"][f"{name} / {preset} / {precision}"] = case
+    return results
+
+
+def main(arguments: Arguments) -> None:
+    """Command line."""
+    with_threads(arguments.threads)
+    results = measure(arguments)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    io.atomic_write(arguments.out, json.dumps(results, indent=1).encode())
+    print(json.dumps(results["machine"]), "", table(results), sep="\n")
+    if arguments.compare:
+        print("", compared(results, json.loads(arguments.compare.read_text())), sep="\n")
+    print(f"\nAll figures are in {arguments.out}.")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments))
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,82 @@
+"""The benchmark runs on any frames, counts what it says it counts, and never asserts a time."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import quartz_atoms
+
+from experiments import benchmark
+
+PRESET = """
+[model]
+cutoff = 3.5
+channels = 2
+blocks = 1
+lmax = 1
+parity = "natural"
+n_radial = 3
+edge_mlp = []
+velocity_mlp = [4]
+"""
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Two frames of 27 atoms in a file, and a network."""
+    atoms = quartz_atoms((3, 1, 1))
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "frames.npz",
+        numbers=atoms.numbers, masses=atoms.get_masses(), cell=atoms.cell.array, pbc=atoms.pbc,
+        positions=atoms.positions + rng.normal(scale=0.05, size=(2, 27, 3)),
+        velocities=rng.normal(scale=0.003, size=(2, 27, 3)),
+    )  # fmt: skip
+    (tmp_path / "tiny.toml").write_text(PRESET)
+    return tmp_path
+
+
+def test_benchmark_measures_and_compares(inputs, capsys):
+    arguments = benchmark.Arguments(
+        systems=(str(inputs / "frames.npz"),), presets=(str(inputs / "tiny.toml"),),
+        replicas=(1, 2), strides=2, repeats=1, probe=True, out=inputs / "one.json",
+    )  # fmt: skip
+    benchmark.main(arguments)
+    results = json.loads((inputs / "one.json").read_text())
+    (case,) = results["cases"].values()
+    assert (case["atoms"], case["frames"]) == (27, 2)
+    assert case["edges"] > 27
+    assert set(case["rows"]) == {"forecast", "stride", "stride x2", "training step"}
+    assert all(row["wall_s"] > 0 and row["probes"] > 0 for row in case["rows"].values())
+    assert "| training step (probes) | 1.000 |" in benchmark.compared(results, results).replace(
+        f"{next(iter(results['cases']))} / ", ""
+    )
+    assert "| case | wall_s |" in capsys.readouterr().out
+
+
+def test_multiplications_are_counted_through_loops():
+    def function(x):
+        step = lambda y, _: (jax.jit(lambda z: z @ z)(y), None)  # noqa: E731
+        return jax.lax.scan(step, x, None, 3)[0] @ jnp.ones((4, 5))
+
+    assert benchmark.multiplications(function, jnp.ones((4, 4))) == 3 * 2 * 4**3 + 2 * 4 * 4 * 5
+
+
+def test_supercell_holds_every_copy():
+    small, large = (benchmark.frames_of(name, "float32")[1][0] for name in ("quartz", "quartz:2"))
+    assert len(large.masses) == 8 * len(small.masses)
+    np.testing.assert_allclose(large.cell, 2 * np.asarray(small.cell))
+    fractional = np.asarray(large.positions, float) @ np.linalg.inv(np.asarray(small.cell, float))
+    first, rest = fractional[:162], fractional[162:].reshape(7, 162, 3)
+    offsets = {tuple(np.round(copy - first).mean(0).astype(int)) for copy in rest}
+    assert len(offsets) == 7
+    assert np.abs((rest - first) - np.round(rest - first)).max() < 1e-4
+
+
+def test_unknown_systems_are_refused():
+    with pytest.raises(FileNotFoundError, match="No model named gold is shipped"):
+        benchmark.frames_of("gold:2", "float32")
+    assert not Path("gold").exists()
