@@ -130,6 +130,7 @@ def train(
     init_from: Path | None = None,
     save_every: int = 500,
     tensorboard: bool = False,
+    seconds: float | None = None,
     show: Callable = tqdm,
 ) -> None:
     """Trains to the end, writing `best/` and `last/` checkpoints and metrics.csv into `out`."""
@@ -146,8 +147,10 @@ def train(
     saved = int(begun.update)
     best = float(begun.best_error)
     with show(total=settings.updates, initial=saved, unit="update") as bar:
-        for state, metrics in fit(forecaster, settings, begun, pairs["train"], pairs["validation"]):
+        parts = pairs["train"], pairs["validation"]
+        for state, metrics in fit(forecaster, settings, begun, *parts, seconds=seconds):
             log.write(metrics)
+            total = bar.total = int(state.total)
             bar.update(metrics.update - bar.n)
             if metrics.displacement_error is not None:
                 bar.set_postfix_str(
@@ -158,7 +161,7 @@ def train(
                     best = float(state.best_error)
                     notes = {"metrics": metrics._asdict(), "experiment": experiment_json}
                     checkpoint.save(out / "best", forecaster, state.best_params, notes)
-            if metrics.update - saved >= save_every or metrics.update == settings.updates:
+            if metrics.update - saved >= save_every or metrics.update >= total:
                 checkpoint.save_state(out / "last", forecaster, state)
                 saved = metrics.update
     # The averaged weights at the very end, which need not be the best ones.
@@ -181,6 +184,8 @@ class Arguments:
     """A checkpoint whose weights to start from (fine-tuning) when `out` has none yet."""
     set: tuple[str, ...] = ()
     """Settings that differ from the file: training.updates=1000 model.channels=16."""
+    minutes: float | None = None
+    """Train for so long, compilation included, instead of for training.updates."""
     tensorboard: bool = False
     """Write TensorBoard events too."""
 
@@ -196,6 +201,7 @@ def main(arguments: Arguments) -> None:
         visited=arguments.visited,
         init_from=arguments.resume,
         tensorboard=arguments.tensorboard,
+        seconds=None if arguments.minutes is None else 60 * arguments.minutes,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from conftest import forecaster
 from test_dataset import trajectory
 
-from trajcast_jax import checkpoint, soap
+from trajcast_jax import checkpoint, soap, training
 from trajcast_jax.config import TrainingSettings
 from trajcast_jax.dataset import frame_pairs, statistics
 from trajcast_jax.forecast import Forecaster
@@ -20,6 +21,7 @@ from trajcast_jax.training import (
     error_sums,
     fit,
     init_state,
+    learning_rate,
     optimizer,
     pair_errors,
     pair_loss,
@@ -110,17 +112,28 @@ def test_amsgrad_is_pytorchs(x64):
 
 
 def test_schedule_warms_up_and_falls_to_zero():
-    settings = TrainingSettings(updates=100, warmup=0.1, learning_rate=0.5, clip_norm=0.0)
-    rule = optimizer(settings)
-    params = jnp.ones(())
-    state, rates = rule.init(params), []
-    for _ in range(101):
-        step, state = rule.update(jnp.ones(()), state, params)
-        rates.append(-float(step))  # Adam's step on a constant gradient is the rate itself
+    settings = TrainingSettings(warmup=0.1, learning_rate=0.5)
+    rates = [float(learning_rate(settings, jnp.asarray(k), jnp.asarray(100))) for k in range(101)]
     assert rates[0] == 0.0
-    assert max(rates) == pytest.approx(0.5, rel=1e-3)
-    assert np.argmax(rates) == 10
+    assert rates[:11] == pytest.approx(np.linspace(0, 0.5, 11))
+    assert rates[55] == pytest.approx(0.25)
     assert rates[100] == pytest.approx(0.0, abs=1e-6)
+    constant = dataclasses.replace(settings, schedule="constant")
+    assert float(learning_rate(constant, jnp.asarray(0), jnp.asarray(100))) == 0.5
+
+
+def test_a_time_limit_ends_the_run_and_its_schedule(setup, data, monkeypatch):
+    now = iter(np.arange(0.0, 100.0, 10.0))  # every look at the clock is 10 s later
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    settings = dataclasses.replace(SETTINGS, updates=10_000)
+    state = init_state(setup, settings)
+    rows = [
+        (metrics.update, int(state.total), metrics.velocity_error)
+        for state, metrics in fit(setup, settings, state, *data, chunk=3, seconds=45.0)
+    ]
+    # 3 updates per 10 s: seen after the second chunk, when there are 25 s left.
+    assert [row[:2] for row in rows] == [(3, 10_000), (6, 12), (9, 12), (12, 12)]
+    assert rows[-1][2] is not None
 
 
 def test_plateau_rule_and_best_weights(setup):
@@ -139,10 +152,11 @@ def test_plateau_rule_and_best_weights(setup):
     assert (int(worse.stale[0]), int(better.stale[0])) == (4, 0)
 
 
-@pytest.mark.parametrize("name", ["optimizer", "schedule"])
-def test_unknown_rules_are_named(name):
-    with pytest.raises(ValueError, match=f"training.{name} must be one of"):
-        optimizer(dataclasses.replace(SETTINGS, **{name: "sgdd"}))
+def test_unknown_rules_are_named():
+    with pytest.raises(ValueError, match=r"training\.optimizer must be one of adam, amsgrad, soap"):
+        optimizer(dataclasses.replace(SETTINGS, optimizer="sgdd"))
+    with pytest.raises(ValueError, match=r"training\.schedule must be one of cosine"):
+        learning_rate(dataclasses.replace(SETTINGS, schedule="cosin"), 0, 1)
 
 
 def test_loss_and_errors_are_those_of_the_paper(setup, data):

@@ -5,6 +5,7 @@ from its last state repeats the uninterrupted one bit for bit on the same machin
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class TrainState:
       params, ema_params: weights, and their exponential moving average.
       best_params: the averaged weights at the best validation.
       opt_state: optax's.
-      update: number of updates done.
+      update, total: number of updates done, and of all that are planned.
       rate_scale: factor on the learning rate (the plateau rule lowers it).
       best_error: lowest validation error so far, relative MAE of d plus that of v.
       stale: validations since the best, and since the last reduction of the rate.
@@ -41,6 +42,7 @@ class TrainState:
     best_params: Params
     opt_state: Any
     update: Int[Array, ""]
+    total: Int[Array, ""]
     rate_scale: Float[Array, ""]
     best_error: Float[Array, ""]
     stale: Int[Array, "2"]
@@ -88,29 +90,34 @@ def _clipped_soap(b1: float, b2: float) -> optax.GradientTransformation:
 
 
 def optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
-    """Clipping, the rule (Adam, AMSGrad or SOAP), and the learning-rate schedule."""
-    s = settings
+    """Clipping and the rule (Adam, AMSGrad or SOAP); the step is −1 times what it returns."""
     rules = {"adam": optax.scale_by_adam, "amsgrad": scale_by_amsgrad, "soap": _clipped_soap}
-    warmup = max(1, round(s.warmup * s.updates))
-    schedules = {
-        "cosine": lambda: optax.warmup_cosine_decay_schedule(
-            0.0, s.learning_rate, warmup, max(s.updates, warmup + 1)
-        ),
-        "plateau": lambda: optax.constant_schedule(s.learning_rate),
-        "constant": lambda: optax.constant_schedule(s.learning_rate),
-    }
-    for name, value, known in (
-        ("optimizer", s.optimizer, rules),
-        ("schedule", s.schedule, schedules),
-    ):
-        if value not in known:
-            raise ValueError(
-                f"training.{name} must be one of {', '.join(known)}, but is '{value}'."
-            )
-    clip = optax.clip_by_global_norm(s.clip_norm) if s.clip_norm > 0 else optax.identity()
-    return optax.chain(
-        clip, rules[s.optimizer](s.b1, s.b2), optax.scale_by_learning_rate(schedules[s.schedule]())
-    )
+    rule = _chosen("optimizer", settings.optimizer, rules)
+    clip = settings.clip_norm
+    clip = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
+    return optax.chain(clip, rule(settings.b1, settings.b2), optax.scale(-1.0))
+
+
+def _chosen(name: str, value: str, known: dict):
+    if value not in known:
+        raise ValueError(f"training.{name} must be one of {', '.join(known)}, but is '{value}'.")
+    return known[value]
+
+
+def learning_rate(
+    settings: TrainingSettings, update: Int[Array, ""], total: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The rate of update number `update`, counted from 0, of `total`; less the plateau rule's cuts.
+
+    Cosine: rises linearly from 0 over the first `warmup` of all updates, then falls as half a
+    cosine to 0.
+    """
+    done = update / jnp.maximum(total, 1)
+    warmup = jnp.maximum(settings.warmup, 1 / jnp.maximum(total, 1))
+    fall = jnp.clip((done - warmup) / jnp.maximum(1 - warmup, 1e-9), 0.0, 1.0)
+    cosine = jnp.where(done < warmup, done / warmup, 0.5 * (1 + jnp.cos(jnp.pi * fall)))
+    shapes = {"cosine": cosine, "plateau": 1.0, "constant": 1.0}
+    return settings.learning_rate * _chosen("schedule", settings.schedule, shapes)
 
 
 def pair_errors(
@@ -166,6 +173,7 @@ def init_state(
         best_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer(settings).init(params),
         update=jnp.zeros((), jnp.int32),
+        total=jnp.asarray(settings.updates, jnp.int32),
         rate_scale=jnp.ones(()),
         best_error=jnp.asarray(jnp.inf),
         stale=jnp.zeros(2, jnp.int32),
@@ -197,7 +205,8 @@ def update_step(
         batch = jax.tree.map(lambda x: x[chosen], pairs)
         loss, gradients = jax.value_and_grad(batch_loss)(state.params, batch)
         steps, opt_state = rule.update(gradients, state.opt_state, state.params)
-        steps = jax.tree.map(lambda x: x * state.rate_scale, steps)
+        rate = learning_rate(settings, state.update, state.total) * state.rate_scale
+        steps = jax.tree.map(lambda x: x * rate, steps)
         params = optax.apply_updates(state.params, steps)
         # The average forgets its start: with few updates behind it, it is a plain mean.
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.update) / (10.0 + state.update))
@@ -246,6 +255,29 @@ class Metrics(NamedTuple):
     velocity_error: float | None
 
 
+class _Clock:
+    """How many updates fit into the time that is left, in whole chunks."""
+
+    def __init__(self, seconds: float | None, chunk: int):
+        self.end = None if seconds is None else time.monotonic() + seconds
+        self.chunk = chunk
+        self.first: tuple[float, int] | None = None
+
+    def total(self, done: int, total: int) -> int:
+        """The new total after `done` updates."""
+        if self.end is None:
+            return total
+        now = time.monotonic()
+        if now >= self.end:
+            return done
+        if self.first is None:  # the first chunk is mostly compilation
+            self.first = now, done
+            return total
+        start, before = self.first
+        speed = (done - before) / (now - start)
+        return done + int((self.end - now) * speed / self.chunk) * self.chunk
+
+
 def fit(
     forecaster: Forecaster,
     settings: TrainingSettings,
@@ -253,22 +285,24 @@ def fit(
     train: FramePairs,
     validation: FramePairs,
     chunk: int = 50,
+    seconds: float | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
-    """Train to `settings.updates`; yields the state and its metrics after every chunk.
+    """Train to `state.total` updates; yields the state and its metrics after every chunk.
 
-    Validates every `validate_every` updates and at the end. A yielded state may be saved,
-    but not used again once the iterator has gone on: its buffers are reused.
+    Validates every `validate_every` updates and at the end. With `seconds`, the total is what
+    fits into that time, compilation included, and the schedule with it; such a run cannot be
+    repeated bit by bit. A yielded state may be saved, but not used again once the iterator has
+    gone on: its buffers are reused.
     """
     chunk = min(chunk, settings.validate_every)
     compiled: dict[int, Callable] = {}
     errors_of = jax.jit(lambda params, pairs: error_sums(forecaster, params, pairs))
     settle = jax.jit(lambda state, error: validated(state, settings, error), donate_argnums=0)
     train, validation = jax.device_put((train, validation))
-    while int(state.update) < settings.updates:
+    clock = _Clock(seconds, chunk)
+    while int(state.update) < (total := int(state.total)):
         done = int(state.update)
-        next_stop = min(
-            settings.updates, (done // settings.validate_every + 1) * settings.validate_every
-        )
+        next_stop = min(total, (done // settings.validate_every + 1) * settings.validate_every)
         n = min(chunk, next_stop - done)
         if n not in compiled:
             compiled[n] = train_updates(forecaster, settings, n)
@@ -285,6 +319,7 @@ def fit(
             relative = sums[:, 0] / sums[:, 1]
             state = settle(state, relative.sum())
             displacement, velocity = (100 * relative).tolist()
+        state = state.replace(total=jnp.asarray(clock.total(done, total), jnp.int32))
         yield state, Metrics(done, loss, displacement, velocity)
         if settings.early_stop and int(state.stale[0]) >= settings.early_stop:
             return
