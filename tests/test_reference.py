@@ -148,7 +148,7 @@ def test_finished_simulation_is_not_repeated_but_extended(argon, tmp_path, monke
     simulate(short, tmp_path)
     before = (tmp_path / "run_000.h5").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(protocol, "LammpsEngine", None)
+        patch.setattr(protocol, "make_engine", None)
         simulate(short, tmp_path)
     simulate(dataclasses.replace(short, runs=2), tmp_path)
     assert (tmp_path / "run_000.h5").read_bytes() == before

@@ -9,7 +9,7 @@ from ase import Atoms
 from trajcast_jax import observables
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.io import read_observables, read_trajectory
-from trajcast_jax.reference.lammps_engine import build_structure
+from trajcast_jax.reference.structure import build_structure, is_crystal
 from trajcast_jax.system import System, minimum_image
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
@@ -48,7 +48,8 @@ def check_run(path: str | Path, settings: ReferenceSettings | None = None) -> li
             run, times, energies["potential_energy"], energies["kinetic_energy"]
         )
     checks += _check_temperature(run, None if settings is None else settings.temperature)
-    structure = None if settings is None else build_structure(settings)
+    crystal = settings is not None and is_crystal(settings)
+    structure = build_structure(settings) if crystal else None
     if run.cell is not None:
         checks += _check_structure(run, structure)
     if structure is not None:
