@@ -21,7 +21,7 @@ from trajcast_jax import io
 from trajcast_jax.config import Experiment
 from trajcast_jax.ensemble import csvr
 from trajcast_jax.graph import neighbor_list
-from trajcast_jax.reference import LammpsEngine
+from trajcast_jax.reference import make_engine
 from trajcast_jax.rollout import FINE, rollout, simulator
 from trajcast_jax.system import System
 
@@ -88,9 +88,10 @@ def main(
                 positions=trajectory.positions[0], velocities=trajectory.velocities[0]
             )
         )
-    engine = LammpsEngine(loaded.reference)
+    engine = make_engine(loaded.reference)
     engine.create(seed=1)
-    engine.set_cell(np.asarray(chosen[0].cell, np.float64))
+    if chosen[0].cell is not None:
+        engine.set_cell(np.asarray(chosen[0].cell, np.float64))
     engine.constant_energy()
     steps = round(model.time_step / loaded.reference.time_step)
     unfinished = out.with_name(f".{out.name}")

@@ -148,7 +148,7 @@ def test_finished_simulation_is_not_repeated_but_extended(argon, tmp_path, monke
     simulate(short, tmp_path)
     before = (tmp_path / "run_000.h5").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(protocol, "LammpsEngine", None)
+        patch.setattr(protocol, "make_engine", None)
         simulate(short, tmp_path)
     simulate(dataclasses.replace(short, runs=2), tmp_path)
     assert (tmp_path / "run_000.h5").read_bytes() == before
@@ -243,7 +243,9 @@ def harmonic(lag=0.0, factor=1.0, n_frames=400, time_step=5.0):
     amplitude = amplitude * np.sqrt(2)
     angle = np.arange(n_frames)[:, None, None] * time_step * frequency + phase
     velocities = -amplitude * frequency * np.sin(angle - frequency * lag)
-    positions = sites + amplitude * np.cos(angle)
+    velocities = velocities - velocities.mean(axis=1, keepdims=True)
+    moved = amplitude * np.cos(angle)
+    positions = sites + moved - moved.mean(axis=1, keepdims=True)
     system = make_system(
         positions, factor * velocities, [18] * 32, cell=reference.build_structure(ARGON).cell.array
     )

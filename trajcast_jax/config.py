@@ -15,15 +15,24 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSettings:
-    """Reference molecular dynamics, run by LAMMPS (`reference.py`)."""
+    """Reference molecular dynamics, run by LAMMPS or by an ASE calculator (`reference/`)."""
 
     structure: dict = dataclasses.field(default_factory=dict)
-    """How to build the start structure: keyword arguments of `ase.spacegroup.crystal`."""
+    """How to build the start structure: keyword arguments of `ase.spacegroup.crystal` (those
+    with `spacegroup`), of `ase.build.molecule` (`name`) or of `ase.io.read` (`filename`), or
+    `lammps_data`, the text of a LAMMPS data file with bonds (`periodic = false` for a molecule)."""
     repeat: tuple[int, int, int] = (1, 1, 1)
+    random_orientations: bool = False
+    """Turn every copy at random about its centre: molecules of a liquid."""
+    minimize: bool = False
+    """Go to a minimum of the energy before the dynamics."""
+    calculator: str = ""
+    """An ASE calculator as "package.module:Class"; LAMMPS when empty."""
+    calculator_arguments: dict = dataclasses.field(default_factory=dict)
     lammps_units: str = "metal"
     lammps_atom_style: str = "charge"
     commands: str = ""
-    """LAMMPS commands that define the force field, run once after the atoms exist."""
+    """LAMMPS commands that define the force field, run after the atoms exist."""
     time_step: float = 1.0  # fs
     save_every: float = 5.0  # fs between stored frames
     temperature: float = 300.0  # K
@@ -34,6 +43,8 @@ class ReferenceSettings:
     nve_time: float = 100_000.0  # fs of every production run
     gap_time: float = 5_000.0  # fs of NVT between the starts of production runs
     runs: int = 6
+    expected: dict = dataclasses.field(default_factory=dict)
+    """What the checks of a run shall find: name of the check = [value, largest difference]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +235,8 @@ def _read(path: Path) -> dict:
     if "base" in values:
         base = _read(path.with_name(values.pop("base") + path.suffix))
         own["system"] = base.get("system") or base["name"]
+        if "reference" in values:  # made in another way, so its own
+            own["system"] = ""
         tables = {k: base.get(k, {}) | v for k, v in values.items() if isinstance(v, dict)}
         values = base | values | tables
         return values | own

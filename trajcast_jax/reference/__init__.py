@@ -5,7 +5,8 @@ at constant energy in evenly spaced frames with positions, velocities and energi
 """
 
 from trajcast_jax.reference.checks import check_run, format_checks
-from trajcast_jax.reference.lammps_engine import LammpsEngine, build_structure
+from trajcast_jax.reference.engine import Engine, make_engine
+from trajcast_jax.reference.lammps_engine import LammpsEngine
 from trajcast_jax.reference.other_sources import ase_reference, import_trajectories
 from trajcast_jax.reference.protocol import Stage, reference_md, stages
 from trajcast_jax.reference.state import (
@@ -15,8 +16,10 @@ from trajcast_jax.reference.state import (
     run_path,
     seed_of,
 )
+from trajcast_jax.reference.structure import build_structure
 
 __all__ = [
+    "Engine",
     "LammpsEngine",
     "Stage",
     "ase_reference",
@@ -26,6 +29,7 @@ __all__ = [
     "format_checks",
     "import_trajectories",
     "is_imported",
+    "make_engine",
     "reference_md",
     "require_settings",
     "run_path",

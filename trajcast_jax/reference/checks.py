@@ -9,7 +9,8 @@ from ase import Atoms
 from trajcast_jax import observables
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.io import read_observables, read_trajectory
-from trajcast_jax.reference.lammps_engine import build_structure
+from trajcast_jax.reference.bonds import BROKEN, geometry
+from trajcast_jax.reference.structure import build_structure, is_crystal
 from trajcast_jax.system import System, minimum_image
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
@@ -25,7 +26,8 @@ SITE = 0.2
 """Largest distance of a mean site from the start structure's, in the same unit."""
 DALTON_PER_CUBIC_ANGSTROM = 1.66053906660  # g/cm³
 N_BLOCKS = 10
-RDF_FRAMES = 100
+RDF_FRAMES = 300
+MOMENTUM = 1e-5  # of all atoms over the sum of their absolute momenta
 
 
 class Check(NamedTuple):
@@ -48,12 +50,16 @@ def check_run(path: str | Path, settings: ReferenceSettings | None = None) -> li
             run, times, energies["potential_energy"], energies["kinetic_energy"]
         )
     checks += _check_temperature(run, None if settings is None else settings.temperature)
-    structure = None if settings is None else build_structure(settings)
+    crystal = settings is not None and is_crystal(settings)
+    structure = build_structure(settings) if crystal else None
     if run.cell is not None:
         checks += _check_structure(run, structure)
     if structure is not None:
         checks += _check_crystal(run, structure)
-    return checks
+    checks += _check_bonds(run)
+    if settings is None:  # somebody's trajectory may move and turn as it likes
+        return checks
+    return _hold(checks + _check_momenta(run), settings.expected)
 
 
 def format_checks(checks: list[Check]) -> str:
@@ -133,7 +139,9 @@ def _check_energy(run: System, times, potential, kinetic) -> list[Check]:
 
 
 def _check_temperature(run: System, expected: float | None) -> list[Check]:
-    dof = 3 * len(run.masses) - 3
+    # An isolated molecule of ours does not turn; of somebody's run we do not know.
+    turns = run.cell is not None or expected is None
+    dof = 3 * len(run.masses) - (3 if turns else 6)
     series = 2 * _kinetic_energies(run) / (max(dof, 1) * BOLTZMANN)
     mean, error = (float(x) for x in observables.block_average(series, N_BLOCKS))
     canonical = float(observables.canonical_temperature_deviation(mean, max(dof, 1)))
@@ -164,12 +172,75 @@ def _check_structure(run: System, structure: Atoms | None) -> list[Check]:
             peak = _first_peak(np.asarray(radii), np.asarray(g))
             name = f"g(r) first peak {symbols[a]}–{symbols[b]}"
             if structure is None:
+                height = float(np.interp(peak, radii, g))
                 checks.append(Check(name, peak, "Å", "", None))
+                checks.append(Check(name.replace("peak", "height"), height, "", "", None))
                 continue
             distance = _nearest(structure, a, b)
             passed = bool(abs(peak - distance) < PEAK)
             checks.append(Check(name, peak, "Å", f"{distance:.3g} ± {PEAK}", passed))
     return checks
+
+
+def _check_bonds(run: System) -> list[Check]:
+    """No bond of the first frame breaks; mean bond lengths and angles, to look at."""
+    found = geometry(run)
+    if not found.lengths:
+        return []
+    checks = [
+        Check(
+            "longest bond",
+            found.stretch,
+            "",
+            f"below {BROKEN}, over covalent radii",
+            found.stretch < BROKEN,
+        )
+    ]
+    checks += [Check(f"mean bond {k}", x, "Å", "", None) for k, x in found.lengths.items()]
+    return checks + [Check(f"mean angle {k}", x, "°", "", None) for k, x in found.angles.items()]
+
+
+def _check_momenta(run: System) -> list[Check]:
+    """The system does not move as a whole and, if isolated, does not turn."""
+    masses = np.asarray(run.masses, np.float64)
+    linear = angular = 0.0
+    for start in range(0, len(run.positions), 1000):
+        r, v = (
+            np.asarray(x[start : start + 1000], np.float64) for x in (run.positions, run.velocities)
+        )
+        momenta = masses[:, None] * v
+        linear = max(linear, _relative(momenta))
+        centre = np.einsum("tai,a->ti", r, masses / masses.sum())
+        angular = max(angular, _relative(np.cross(r - centre[:, None], momenta)))
+    momenta = {"total momentum": linear}
+    if run.cell is None:
+        momenta["total angular momentum"] = angular
+    expected = f"below {MOMENTUM:g} of the atoms'"
+    return [Check(name, x, "", expected, x < MOMENTUM) for name, x in momenta.items()]
+
+
+def _relative(vectors: np.ndarray) -> float:
+    """The largest length of a sum of vectors (time, atom, 3) over the sum of their lengths."""
+    total = np.linalg.norm(vectors.sum(axis=1), axis=-1)
+    return float(np.max(total / np.linalg.norm(vectors, axis=-1).sum(axis=1)))
+
+
+def _hold(checks: list[Check], expected: dict) -> list[Check]:
+    """The checks, with those that the settings know a value of held against it."""
+    names = [check.name for check in checks]
+    unknown = [name for name in expected if name not in names]
+    if unknown:
+        raise ValueError(
+            f"reference.expected names '{unknown[0]}', but the checks are: {', '.join(names)}."
+        )
+    held = []
+    for check in checks:
+        if check.name in expected:
+            value, tolerance = expected[check.name]
+            passed = bool(abs(check.value - value) < tolerance)
+            check = check._replace(expected=f"{value:g} ± {tolerance:g}", passed=passed)
+        held.append(check)
+    return held
 
 
 def _symbols(run: System) -> list[str]:

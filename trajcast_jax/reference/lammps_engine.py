@@ -3,16 +3,21 @@
 import contextlib
 import ctypes
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ase import Atoms
-from ase.spacegroup import crystal
 from jaxtyping import Float
 
 from trajcast_jax.config import ReferenceSettings
-from trajcast_jax.system import System, make_system
+from trajcast_jax.reference.structure import (
+    as_system,
+    build_structure,
+    free_dimensions,
+    has_topology,
+)
+from trajcast_jax.system import System
 
 
 class LammpsUnits(NamedTuple):
@@ -30,15 +35,6 @@ LAMMPS_UNITS = {
 }
 
 
-def build_structure(settings: ReferenceSettings) -> Atoms:
-    """The start structure, repeated, in LAMMPS's orientation (a along x, b in the xy plane)."""
-    atoms = crystal(**settings.structure).repeat(settings.repeat)
-    cell, _ = atoms.cell.standard_form()
-    atoms.set_cell(cell, scale_atoms=True)
-    atoms.wrap()
-    return atoms
-
-
 class LammpsEngine:
     """A LAMMPS simulation in Å, fs, Da, eV, K: the only code that talks to LAMMPS.
 
@@ -53,39 +49,64 @@ class LammpsEngine:
         self.settings = settings
         self.units = LAMMPS_UNITS[settings.lammps_units]
         self.structure = build_structure(settings)
-        symbols = list(dict.fromkeys(settings.structure["symbols"]))
-        self.types = np.array([symbols.index(s) + 1 for s in self.structure.symbols])
-        self._symbols = symbols
+        self.periodic = bool(self.structure.pbc.all())
+        if settings.npt_time and not self.periodic:
+            raise ValueError("An isolated molecule has no pressure; set reference.npt_time = 0.")
+        self._fixed = 3 * len(self.structure) - free_dimensions(self.structure)
         self._lmp = load_lammps()(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
 
     def create(self, seed: int) -> None:
         """The start structure with velocities of the set temperature."""
-        cell = self.structure.cell
         self._command(
             "clear",
             f"units {self.settings.lammps_units}",
             f"atom_style {self.settings.lammps_atom_style}",
             "atom_modify map array sort 0 0",
-            "boundary p p p",
+            # The box of an isolated molecule follows it.
+            f"boundary {'p p p' if self.periodic else 's s s'}",
             "box tilt large",
-            f"region cell prism 0 {cell[0, 0]} 0 {cell[1, 1]} 0 {cell[2, 2]} "
+        )
+        if has_topology(self.settings):
+            self._read_data()
+        else:
+            self._create_atoms()
+        self._configure()
+        if self.settings.minimize:
+            self._command("minimize 1e-6 1e-6 1000 10000")
+        self.draw_velocities(seed)
+
+    def _read_data(self) -> None:
+        """Atoms with bonds, as often as they are repeated."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "structure.data")
+            path.write_text(self.settings.structure["lammps_data"])
+            self._command(f"read_data {path}")
+        if self.periodic:
+            self._command("replicate {} {} {}".format(*self.settings.repeat))
+            self.set_frame(self.structure.positions, np.zeros((len(self.structure), 3)))
+
+    def _create_atoms(self) -> None:
+        """Atoms that nothing binds, with a type for every element."""
+        symbols = list(dict.fromkeys(self.structure.symbols))
+        types = [symbols.index(s) + 1 for s in self.structure.symbols]
+        low, cell = np.zeros(3), self.structure.cell.array
+        if not self.periodic:  # LAMMPS wants a box nevertheless
+            low = self.structure.positions.min(axis=0) - 1
+            cell = np.diag(self.structure.positions.max(axis=0) + 1 - low)
+        high = low + np.diag(cell)
+        self._command(
+            f"region cell prism {low[0]} {high[0]} {low[1]} {high[1]} {low[2]} {high[2]} "
             f"{cell[1, 0]} {cell[2, 0]} {cell[2, 1]} units box",
-            f"create_box {len(self._symbols)} cell",
+            f"create_box {len(symbols)} cell",
         )
         n_atoms = len(self.structure)
-        created = self._lmp.create_atoms(
-            n_atoms,
-            list(range(1, n_atoms + 1)),
-            self.types.tolist(),
-            self.structure.positions.ravel(),
-        )
+        numbers = list(range(1, n_atoms + 1))
+        created = self._lmp.create_atoms(n_atoms, numbers, types, self.structure.positions.ravel())
         if created != n_atoms:
             raise RuntimeError(f"LAMMPS took {created} of {n_atoms} atoms of the start structure.")
-        for i, symbol in enumerate(self._symbols):
+        for i, symbol in enumerate(symbols):
             mass = self.structure.get_masses()[list(self.structure.symbols).index(symbol)]
             self._command(f"mass {i + 1} {mass}")
-        self._configure()
-        self.draw_velocities(seed)
 
     def load(self, path: Path) -> None:
         """The state that `save` wrote."""
@@ -102,13 +123,16 @@ class LammpsEngine:
         self._command(*self.settings.commands.strip().splitlines())
         step = self.settings.time_step * self.units.femtosecond
         self._command(f"timestep {step}", "thermo_modify norm no", "fix integrate all nve")
+        # LAMMPS takes away 3 for the momentum; a molecule that does not turn has 3 less.
+        self._command(f"compute_modify thermo_temp extra/dof {self._fixed}")
         self._fixes = ["integrate"]
         self._ready = False
 
     def draw_velocities(self, seed: int) -> None:
-        """Maxwell–Boltzmann velocities of the set temperature without net momentum."""
+        """Maxwell–Boltzmann velocities of the set temperature, without motion as a whole."""
         self._command(
-            f"velocity all create {self.settings.temperature} {seed} mom yes dist gaussian"
+            f"velocity all create {self.settings.temperature} {seed} mom yes "
+            f"rot {'no' if self.periodic else 'yes'} dist gaussian temp thermo_temp"
         )
         self._ready = False
 
@@ -118,14 +142,14 @@ class LammpsEngine:
 
     def constant_temperature(self, seed: int) -> None:
         """From here on the temperature is held by CSVR."""
-        self._ensemble("fix integrate all nve", self._csvr(seed))
+        self._ensemble("fix integrate all nve", *self._csvr(seed))
 
     def constant_pressure(self, seed: int) -> None:
         """From here on temperature and pressure are held, the cell's symmetry kept."""
         pressure = self.settings.pressure * self.units.bar
         damping = 10 * self.settings.time_constant * self.units.femtosecond
         axes = " ".join(f"{axis} {pressure} {pressure} {damping}" for axis in "xyz")
-        self._ensemble(f"fix integrate all nph {axes} couple {self._coupling()}", self._csvr(seed))
+        self._ensemble(f"fix integrate all nph {axes} couple {self._coupling()}", *self._csvr(seed))
 
     def _coupling(self) -> str:
         """The directions that strain alike: those of lattice vectors of one length."""
@@ -135,14 +159,17 @@ class LammpsEngine:
         cubic = np.isclose(a, c) and np.allclose(self.structure.cell.angles(), 90)
         return "xyz" if cubic else "xy"
 
-    def _csvr(self, seed: int) -> str:
+    def _csvr(self, seed: int) -> tuple[str, str]:
         s = self.settings
         damping = s.time_constant * self.units.femtosecond
-        return f"fix bath all temp/csvr {s.temperature} {s.temperature} {damping} {seed}"
+        return (
+            f"fix bath all temp/csvr {s.temperature} {s.temperature} {damping} {seed}",
+            f"compute_modify bath_temp extra/dof {self._fixed}",
+        )
 
-    def _ensemble(self, *fixes: str) -> None:
-        self._command(*(f"unfix {name}" for name in self._fixes), *fixes)
-        self._fixes = [fix.split()[1] for fix in fixes]
+    def _ensemble(self, *commands: str) -> None:
+        self._command(*(f"unfix {name}" for name in self._fixes), *commands)
+        self._fixes = [c.split()[1] for c in commands if c.startswith("fix ")]
         self._ready = False
 
     def advance(self, n_steps: int) -> None:
@@ -164,8 +191,10 @@ class LammpsEngine:
         )
         self._ready = False
 
-    def cell(self) -> Float[np.ndarray, "3 3"]:
-        """The cell (3, 3) Å, rows are lattice vectors."""
+    def cell(self) -> Float[np.ndarray, "3 3"] | None:
+        """The cell (3, 3) Å, rows are lattice vectors; None of an isolated molecule."""
+        if not self.periodic:
+            return None
         low, high, xy, yz, xz, _, _ = self._lmp.extract_box()
         lengths = np.subtract(high, low)
         return np.array([[lengths[0], 0, 0], [xy, lengths[1], 0], [xz, yz, lengths[2]]])
@@ -177,12 +206,14 @@ class LammpsEngine:
         return potential * self.units.energy, kinetic * self.units.energy
 
     def set_kinetic_energy(self, energy: float) -> None:
-        """Removes the momentum and scales the velocities to a kinetic energy in eV."""
+        """Takes out the motion as a whole and scales the velocities to a kinetic energy in eV."""
         self._command("velocity all zero linear")
+        if not self.periodic:
+            self._command("velocity all zero angular")
         self._ready = False
         self._setup()
         temperature = self._lmp.get_thermo("temp") * energy / self.energies()[1]
-        self._command(f"velocity all scale {temperature}")
+        self._command(f"velocity all scale {temperature} temp thermo_temp")
         self._ready = False
 
     def frame(self) -> tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "atom 3"]]:
@@ -191,28 +222,29 @@ class LammpsEngine:
             np.array(self._lmp.gather_atoms(name, kind, 3)).reshape(-1, 3)
             for name, kind in (("x", 1), ("v", 1), ("image", 0))
         )
-        return positions + images @ self.cell(), velocities * self.units.velocity
+        if self.periodic:
+            positions = positions + images @ self.cell()
+        return positions, velocities * self.units.velocity
 
     def set_frame(
         self, positions: Float[np.ndarray, "atom 3"], velocities: Float[np.ndarray, "atom 3"]
     ) -> None:
-        """Puts the atoms, in the start's order, at any images of positions (Å), with velocities
+        """Puts the atoms, in the start's order, at positions (Å, unwrapped) with velocities
         (Å/fs)."""
-        cell = self.cell()
-        fractional = positions @ np.linalg.inv(cell)
-        folded = (fractional - np.floor(fractional)) @ cell
+        images = np.zeros((len(positions), 3), np.int32)
+        if self.periodic:
+            cell = self.cell()
+            images = np.floor(positions @ np.linalg.inv(cell)).astype(np.int32)
+            positions = positions - images @ cell
         unit = velocities / self.units.velocity
-        no_images = np.zeros((len(folded), 3), np.int32)
-        for name, kind, values in (("x", 1, folded), ("v", 1, unit), ("image", 0, no_images)):
+        for name, kind, values in (("x", 1, positions), ("v", 1, unit), ("image", 0, images)):
             number = ctypes.c_double if kind else ctypes.c_int
             self._lmp.scatter_atoms(name, kind, 3, (number * values.size)(*values.ravel().tolist()))
         self._ready = False
 
     def system(self) -> System:
         """The present state as a System."""
-        positions, velocities = self.frame()
-        numbers, masses = self.structure.numbers, self.structure.get_masses()
-        return make_system(positions, velocities, numbers, cell=self.cell(), masses=masses)
+        return as_system(self.structure, *self.frame(), cell=self.cell())
 
     def close(self) -> None:
         """Ends LAMMPS."""

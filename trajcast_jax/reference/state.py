@@ -19,19 +19,20 @@ STATE = "state.json"
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a simulation stands; with the LAMMPS restart file, all that goes on from it."""
+    """Where a simulation stands; with the restart file of the engine, all that goes on from it."""
 
     stage: int = 0
     """Index into `stages`."""
     frames: int = 0
     """Frames (of `save_every`) done in this stage; of imported trajectories, the runs."""
     restart: str = ""
-    """Name of the LAMMPS restart file; empty before the first."""
+    """Name of the restart file; empty before the first."""
     cell: Sequence = ()
     """Sum of the cells over the second half of constant pressure, Å."""
     cell_samples: int = 0
     energy: float = 0.0
-    """Sum of the total energy at constant temperature, without the first fifth, eV."""
+    """Sum of the total energy at constant temperature (`_sample_energy`), without the first
+    fifth, eV."""
     energy_samples: int = 0
 
 
@@ -41,9 +42,9 @@ def run_path(out: str | Path, run: int) -> Path:
 
 
 def fingerprint(settings: ReferenceSettings, seed: int) -> dict:
-    """All that decides the frames of a run; the number of runs does not."""
+    """All that decides the frames of a run; how many there are and what is checked does not."""
     values = dataclasses.asdict(settings) | {"seed": seed}
-    values.pop("runs")
+    del values["runs"], values["expected"]
     return json.loads(json.dumps(values))  # tuples become lists, as they come back from a file
 
 
@@ -62,7 +63,7 @@ def load_progress(out: Path, wanted: dict) -> Progress:
             f"{out} holds runs that were {'imported' if 'sources' in found else 'simulated'} and "
             "would mix with others; choose another folder (--out) or remove this one."
         )
-    defaults = {f.name: f.default for f in dataclasses.fields(ReferenceSettings)}
+    defaults = fingerprint(ReferenceSettings(), 0)
     for key in {**found, **wanted}:
         # A setting younger than the runs was at its default for them.
         old, new = (values.get(key, defaults.get(key)) for values in (found, wanted))
