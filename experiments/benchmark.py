@@ -29,6 +29,7 @@ from trajcast_jax.config import Experiment, Statistics
 from trajcast_jax.ensemble import csvr
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import neighbor_list
+from trajcast_jax.reference import make_engine
 from trajcast_jax.rollout import replicate, rollout, simulator
 from trajcast_jax.system import System, make_system
 from trajcast_jax.units import FS_PER_DAY_TO_NS
@@ -58,7 +59,7 @@ class Arguments:
     threads: int = 0
     """Threads of the whole process; 0 for what is usual here."""
     reference: bool = False
-    """Time the reference dynamics (LAMMPS) too."""
+    """Time the reference dynamics too."""
     probe: bool = False
     """Give CPU times in units of a 2048³ float32 matrix product of NumPy as well."""
     cutoff: float | None = None
@@ -269,10 +270,8 @@ def measure_training(arguments, experiment, forecaster, params, frames, probe) -
 
 
 def measure_reference(experiment: Experiment, repeats: int) -> dict:
-    """Velocity Verlet with the reference potential, by LAMMPS."""
-    from trajcast_jax.reference import LammpsEngine
-
-    engine = LammpsEngine(experiment.reference)
+    """Velocity Verlet with the reference potential, by the experiment's engine."""
+    engine = make_engine(experiment.reference)
     engine.create(seed=1)
     engine.constant_energy()
     row = timed(lambda: engine.advance(100), repeats)
