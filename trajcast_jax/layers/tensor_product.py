@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.layers.linear import normal
+from trajcast_jax.layers.radial import unit_vectors
 
 
 class Path(NamedTuple):
@@ -44,7 +45,8 @@ def channelwise_paths(irreps_in: e3nn.Irreps, lmax: int, allowed: e3nn.Irreps) -
 def directions(vectors: Float[Array, "... 3"], lmax: int) -> Float[Array, "... m"]:
     """Real spherical harmonics l = 0..lmax of v/|v|, |Y_l|² = 2l+1; zero for l ≥ 1 at v = 0."""
     irreps = e3nn.Irreps.spherical_harmonics(lmax)
-    y = e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", vectors), True, "component")
+    unit = e3nn.IrrepsArray("1o", unit_vectors(vectors))
+    y = e3nn.spherical_harmonics(irreps, unit, False, "component")
     return y.array
 
 
