@@ -8,6 +8,8 @@ import math
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import tyro
 from ase.data import atomic_numbers, chemical_symbols
 
@@ -41,9 +43,10 @@ def convert(config: Path, state: Path, out: Path, species: tuple[str, ...], time
             "in --time-step 7."
         )
     forecaster = torch_import.forecaster(settings, weights, species_numbers(species), time_step)
-    params = torch_import.params_of(settings, weights)
     notes = {"converted_from": {"config": config.name, "state": state.name, "settings": settings}}
-    checkpoints.save(out, forecaster, params, notes)
+    # Weights in double precision stay so; single precision is what most of them are run in.
+    with jax.enable_x64(any(x.dtype == np.float64 for x in weights.values())):
+        checkpoints.save(out, forecaster, torch_import.params_of(settings, weights), notes)
     print(f"The checkpoint is in {out}.")
 
 

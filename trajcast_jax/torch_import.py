@@ -298,6 +298,7 @@ def forecaster(
             f"order of its atom types, but {len(set(species))} are given: {list(species)}."
         )
     check_state(state, settings, n_species)
+    frequency_stretch(config, state)  # raises if the cutoffs disagree
     for name, value in (
         ("lmax", settings.lmax),
         ("num_hidden_channels", settings.channels),

@@ -1,6 +1,6 @@
 """Weights of the PyTorch TrajCast by name: their names and shapes, and where they go here.
 
-`to_params` consists of slices, permutations and reshapes only (and one constant factor), so
+`to_params` consists of slices, permutations and reshapes (and two factors near 1), so
 the gradient of a loss by PyTorch weight is its vector-Jacobian product. The two networks
 differ in three orders: PyTorch's e3nn sorts irreps 0o, 0e, 1o, 1e, … (e3nn-jax 0e, 0o, 1o,
 1e, 2e, 2o, …), its tensor products have their paths in the order of those inputs, and its
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from trajcast_jax.config import ModelSettings
@@ -187,6 +188,17 @@ def _block_params(
     return {name: value for name, value in params.items() if value}, out
 
 
+def _rounding(n_speed: int, n_species: int) -> float:
+    """How PyTorch's constant of the speed mixing, (M·n_el)^(−½), differs from the exact one.
+
+    It multiplies the one-hot of the species, which is in single precision whatever the rest
+    is in, so e3nn rounds it (by up to 6e-8) – except where M < n_el, whose cheaper order of
+    contraction has it multiply the basis.
+    """
+    exact = (n_speed * n_species) ** -0.5
+    return float(np.float32(exact)) / exact if n_speed >= n_species else 1.0
+
+
 def to_params(
     state: Mapping[str, Array], settings: ModelSettings, n_species: int, stretch: float = 1.0
 ) -> Any:
@@ -199,9 +211,10 @@ def to_params(
     n_scalars = n_species + s.n_speed
     embed = _slices(state[EMBED], [(n_scalars, c), *[(1, c)] * s.lmax])
     irreps = feature_irreps(c, s.lmax, "natural")
+    speed = state[SPEED].reshape(s.n_speed, n_species, s.n_speed)
     params = {
         "bessel": {"frequencies": state[BESSEL] * stretch},
-        "speed_mixing": {"weights": state[SPEED].reshape(s.n_speed, n_species, s.n_speed)},
+        "speed_mixing": {"weights": speed * _rounding(s.n_speed, n_species)},
         "embed": {f"w_{ir}": weight for (_, ir), weight in zip(irreps, embed, strict=True)},
         "read_out_1": {"w_1o": state[COMPRESS].reshape(c, c // 4)},
         "read_out_2": {"w_1o": state[READ_OUT].reshape(c // 4, 2)},
