@@ -66,7 +66,7 @@ def check_oracle(oracle: Path, report: str | None) -> bool:
         note = "  (1o: all that is built)" if name.endswith(f"stage/{last}") else ""
         line = f"{error:21.2e}  {bound:7.0e}  {'    ' if kept else 'MISS'}  {name}{note}"
         print(line, file=table, flush=True)
-    for dtype in loaded.arrays:
+    for dtype in dict.fromkeys(name.split("/")[0] for name in errors):
         worst = max((n for n in errors if n.startswith(dtype)), key=errors.get)
         print(f"Worst in {dtype}: {errors[worst]:.2e}, {worst}.", file=table)
     if missed:

@@ -208,7 +208,9 @@ def test_a_cutoff_rounded_in_the_state_dict_keeps_its_waves():
         doubles = {k: np.asarray(v, np.float64) for k, v in state.items()}
         frequencies = torch_import.params_of(config, doubles)["params"]["bessel"]["frequencies"]
     roots = state["_encoding.EdgeLengthEncoding.radial_basis.bessel_roots"].astype(np.float64)
-    np.testing.assert_allclose(frequencies / 3.7, roots / float(np.float32(3.7)), rtol=1e-15)
+    np.testing.assert_allclose(
+        np.asarray(frequencies) / 3.7, roots / float(np.float32(3.7)), rtol=1e-14
+    )
 
 
 @pytest.fixture(scope="module")
@@ -255,13 +257,14 @@ def test_a_converted_checkpoint_rolls_out_like_a_native_one(converted):
 def test_a_converted_checkpoint_evaluates_and_learns_like_a_native_one(converted):
     pairs = frame_pairs([trajectory()], 30.0, converted.cutoff, 4)
     assert evaluate_one_step(converted, pairs)
-    settings = TrainingSettings(updates=1, batch_size=2)
-    start = jax.tree.map(np.asarray, converted.params)
-    state = init_state(converted.forecaster, settings, converted.params)
+    settings = TrainingSettings(updates=1, batch_size=2, schedule="constant")
+    start = jax.tree.map(np.array, converted.params)
+    # A copy: an update reuses the buffers of the state it is given.
+    state = init_state(converted.forecaster, settings, jax.tree.map(jnp.asarray, start))
     state, losses = train_updates(converted.forecaster, settings, 1)(state, pairs)
     assert np.isfinite(losses).all()
     changed = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), start, state.params)
-    assert sum(jax.tree.leaves(changed)) > 0
+    assert all(jax.tree.leaves(changed))
 
 
 def test_double_precision_weights_stay_double(tmp_path):
