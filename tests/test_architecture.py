@@ -16,8 +16,10 @@ FLOORS = {
     "conservation": 3, "ensemble": 3, "observables": 3, "pairs": 3, "dataset": 3,
     "model": 4,
     "forecast": 5, "rollout": 5,
-    "checkpoint": 6, "restart": 6, "training": 6, "soap": 5, "reference": 6,
+    "torch_weights": 5, "soap": 5,
+    "torch_import": 6, "checkpoint": 6, "restart": 6, "training": 6, "reference": 6,
     "evaluation": 7, "comparison": 7, "measurement": 7, "report": 7, "plots": 7,
+    "parity": 7,
     "__init__": 8,
 }  # fmt: skip
 

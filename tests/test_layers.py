@@ -15,15 +15,17 @@ from trajcast_jax.layers import (
     Linear,
     NodeTensorProduct,
     SpeciesLinear,
+    activation,
     channelwise_paths,
     directions,
     gate,
     gate_irreps,
+    odd_activation,
     polynomial_envelope,
     speed_basis,
     tensor_product,
 )
-from trajcast_jax.layers import radial as radial_module
+from trajcast_jax.layers.activation import CONSTANTS, FUNCTIONS
 
 BOTH = e3nn.Irreps("3x0e+3x0o+3x1o+3x1e+3x2e+3x2o")
 NATURAL = e3nn.Irreps("3x0e+3x1o+3x2e")
@@ -180,14 +182,22 @@ def test_signal_keeps_its_size_through_the_mlp(x64):
 
 def test_activation_constants():
     density = lambda z: np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)  # noqa: E731
-    silu = lambda z: z / (1 + np.exp(-z))  # noqa: E731
-    for function, constant in (
-        (silu, radial_module.silu_constant),
-        (np.tanh, radial_module.tanh_constant),
-    ):
-        moment, _ = scipy.integrate.quad(lambda z, f=function: f(z) ** 2 * density(z), -20, 20)
+    assert FUNCTIONS.keys() == CONSTANTS.keys()
+    for name, constant in CONSTANTS.items():
+        function = activation(name)
+        square = lambda z, f=function, c=constant: (f(z) / c) ** 2 * density(z)  # noqa: E731
+        moment, _ = scipy.integrate.quad(square, -20, 20, limit=200)
         # e3nn estimates its constants from 10⁶ samples: right to a fraction of a per cent.
         assert constant == pytest.approx(moment**-0.5, rel=3e-3)
+
+
+def test_activations_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"one of silu, tanh.*but is 'swish'"):
+        activation("swish")
+    with pytest.raises(ValueError, match="Odd scalars cannot be activated by 'silu'"):
+        odd_activation("silu")
+    x = jnp.linspace(-2, 2, 9)
+    np.testing.assert_array_equal(odd_activation("tanh")(-x), -odd_activation("tanh")(x))
 
 
 def test_radial_bases(x64):

@@ -58,9 +58,15 @@ def save_state(path: str | Path, forecaster: Forecaster, state: Any) -> None:
 
 
 def restore(path: str | Path) -> TrainedForecast:
-    """The model saved at `path`, on whatever device is the default here."""
+    """The model saved at `path`, on whatever device is the default here.
+
+    Weights saved in double precision come back so where JAX has it enabled.
+    """
     forecaster, _ = describe(path)
-    params = _load(Path(path) / "params", _like(forecaster.init(0)))
+    precision = json.loads((Path(path) / "model.json").read_text()).get("precision", "float32")
+    dtype = jax.dtypes.canonicalize_dtype(precision)
+    like = jax.tree.map(lambda x: x.astype(dtype), forecaster.init(0))
+    params = _load(Path(path) / "params", _like(like))
     return TrainedForecast(params=params, forecaster=forecaster)
 
 
@@ -126,6 +132,7 @@ def _save(path, part: str, forecaster: Forecaster, tree: Any, notes: dict | None
             "format": FORMAT,
             "version": code_version(),
             "time_step": forecaster.time_step,
+            "precision": str(jax.tree.leaves(tree)[0].dtype) if part == "params" else "float32",
             "model": dataclasses.asdict(forecaster.settings),
             "statistics": dataclasses.asdict(forecaster.statistics),
             "notes": notes or {},

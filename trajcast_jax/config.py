@@ -78,10 +78,26 @@ class ModelSettings:
     max_speed: float = 0.11  # Å/fs
     edge_mlp: tuple[int, ...] = (64, 64, 64)
     velocity_mlp: tuple[int, ...] = (64, 64, 64)
+    edge_activation: str = "silu"
+    """Of the hidden layers of `edge_mlp`: silu, tanh, sigmoid, relu, gelu or identity."""
+    velocity_activation: str = "silu"
+    even_activation: str = "silu"
+    """Of 0e scalars in the gate."""
+    odd_activation: str = "tanh"
+    """Of 0o scalars in the gate: tanh or identity."""
+    gate_activation: str = "silu"
+    """Of the scalars that multiply what has l ≥ 1."""
     velocity_vector: bool = False
     """Feed the velocity itself (over its RMS), not only its direction, to the first layer."""
     conserve_angular: bool = False
     """Conserve angular momentum too; for isolated molecules only."""
+    net_momentum: tuple[float, ...] = ()
+    """Total momentum (Da·Å/fs) to impose; what the system has when empty."""
+    net_angular_momentum: tuple[float, ...] = ()
+    """Angular momentum (Da·Å²/fs) to impose, with `conserve_angular`; likewise."""
+    uniform_center: bool = True
+    """Move the centre of mass by P Δt/M. False is the PyTorch implementation's rule, for its
+    weights: the centre rests if the momentum P is exactly 0, and else is left alone."""
 
 
 @dataclasses.dataclass(frozen=True)

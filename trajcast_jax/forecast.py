@@ -83,19 +83,47 @@ class Forecaster:
 
     def on_graph(self, params, system: System, edges: Graph) -> System:
         """The same on edges that the caller made."""
-        dtype = system.positions.dtype
+        displacements, velocities = self.changes(params, system, edges)
+        positions = system.positions + displacements
+        return system.replace(positions=positions, velocities=velocities)
+
+    def changes(
+        self, params, system: System, edges: Graph
+    ) -> tuple[Float[Array, "atom 3"], Float[Array, "atom 3"]]:
+        """Displacements (Å) and new velocities (Å/fs), after conservation.
+
+        In single precision a displacement is far sharper than the difference of positions.
+        """
         index = self.species_index(system.species)
-        raw = self.model.apply(params, edges, system.velocities, index)
+        return self.fields(system, self.model.apply(params, edges, system.velocities, index))
+
+    def fields(
+        self, system: System, raw: Float[Array, "atom 2 3"]
+    ) -> tuple[Float[Array, "atom 3"], Float[Array, "atom 3"]]:
+        """What an output `raw` of the network means for `system`, as `changes` returns it."""
+        dtype = system.positions.dtype
         scales = self.scales(system.species, dtype)
         baselines = self.baselines(system.species, dtype)
         fields = (
             baselines[..., None] * system.velocities[:, None] + scales[..., None] * raw
         ) * system.mask[:, None, None]
-        after = system.replace(positions=system.positions + fields[:, 0], velocities=fields[:, 1])
-        after = conserve_linear(system, after, self.time_step)
-        if self.settings.conserve_angular:
-            after = conserve_angular(system, after)
-        return after
+        return self._conserved(system, fields[:, 0], fields[:, 1])
+
+    def _conserved(self, system: System, displacements, velocities):
+        s = self.settings
+        # Positions that start from 0 are displacements: nothing cancels in their sums.
+        origin = system.replace(positions=jnp.zeros_like(system.positions))
+        moved = origin.replace(positions=displacements, velocities=velocities)
+        target = s.net_momentum or None
+        moved = conserve_linear(origin, moved, self.time_step, target, s.uniform_center)
+        displacements, velocities = moved.positions, moved.velocities
+        if s.conserve_angular:
+            after = system.replace(
+                positions=system.positions + displacements, velocities=velocities
+            )
+            target = s.net_angular_momentum or None
+            velocities = conserve_angular(system, after, target).velocities
+        return displacements, velocities
 
 
 @struct.dataclass

@@ -5,6 +5,8 @@ setting. What no output can ever depend on (in the last block: everything that d
 a vector) is not built.
 """
 
+from typing import NamedTuple
+
 import e3nn_jax as e3nn
 import jax.numpy as jnp
 from flax import linen as nn
@@ -19,10 +21,12 @@ from trajcast_jax.layers import (
     Linear,
     NodeTensorProduct,
     SpeciesLinear,
+    activation,
     channelwise_paths,
     directions,
     gate,
     gate_irreps,
+    odd_activation,
     speed_basis,
 )
 from trajcast_jax.layers.linear import normal
@@ -51,6 +55,32 @@ def _sources(irreps_in: e3nn.Irreps, lmax: int, needed: e3nn.Irreps) -> e3nn.Irr
     return e3nn.Irreps([(mul, ir) for mul, ir in e3nn.Irreps(irreps_in) if ir in used])
 
 
+class BlockIrreps(NamedTuple):
+    """What flows through a message-passing block.
+
+    Attributes:
+      convolved: out of the convolution; only what can end up in `out`.
+      out: out of the block, as far as it can be made.
+      gated: into the gate; what the velocity product and the linear after it make.
+    """
+
+    convolved: e3nn.Irreps
+    out: e3nn.Irreps
+    gated: e3nn.Irreps
+
+
+def block_irreps(settings: ModelSettings, block: int, h: e3nn.Irreps) -> BlockIrreps:
+    """Irreps in block number `block` with input irreps `h`; the last one makes vectors only."""
+    s = settings
+    every = feature_irreps(s.channels, s.lmax, s.parity)
+    wanted = every if block < s.blocks - 1 else e3nn.Irreps(f"{s.channels}x1o")
+    # What the gate wants, what can make it, and what can make that.
+    convolved = _reachable(h, s.lmax, every)
+    convolved = _sources(convolved, s.lmax, e3nn.Irreps([(1, "0e"), *wanted]))
+    out = _reachable(convolved, s.lmax, wanted)
+    return BlockIrreps(convolved, out, gate_irreps(out))
+
+
 class SpeedMixing(nn.Module):
     """Rv_k = (M·n_el)^(−½)·Σ_mz g_m e_z W_mzk: the speed basis mixed per species."""
 
@@ -67,10 +97,10 @@ class SpeedMixing(nn.Module):
 
 
 class Interaction(nn.Module):
-    """One message-passing block (convolution, velocity product, gate, skip), `irreps` out."""
+    """One message-passing block: convolution, velocity product, gate, skip."""
 
     settings: ModelSettings
-    irreps: e3nn.Irreps
+    block: int
     n_species: int
 
     @nn.compact
@@ -79,24 +109,22 @@ class Interaction(nn.Module):
         average_neighbors,
     ):  # fmt: skip
         s = self.settings
-        every = feature_irreps(s.channels, s.lmax, s.parity)
-        # What the gate wants, what can make it, and what can make that.
-        convolved = _reachable(h.irreps, s.lmax, every)
-        needed = e3nn.Irreps([(1, "0e"), *self.irreps])
-        convolved = _sources(convolved, s.lmax, needed)
+        convolved, out, gated = block_irreps(s, self.block, h.irreps)
 
-        radial = MLP(s.edge_mlp, name="edge_mlp")(edge_basis)
+        radial = MLP(s.edge_mlp, activation(s.edge_activation), name="edge_mlp")(edge_basis)
         messages = Convolution(convolved, s.lmax, name="convolution")(
             h, radial, edge_harmonics, senders
         )
         update = Linear(convolved, name="contract")(messages * (1.0 / average_neighbors))
 
-        out = _reachable(convolved, s.lmax, self.irreps)
-        gated = gate_irreps(out)
+        speed_mlp = MLP(s.velocity_mlp, activation(s.velocity_activation), name="velocity_mlp")
         product = NodeTensorProduct(
             e3nn.Irreps([(s.channels, ir) for _, ir in gated]), s.lmax, name="velocity_product"
-        )(update, MLP(s.velocity_mlp, name="velocity_mlp")(speed_features), speed_harmonics)
-        update = gate(Linear(gated, name="update")(product), out)
+        )(update, speed_mlp(speed_features), speed_harmonics)
+        update = gate(
+            Linear(gated, name="update")(product), out, activation(s.even_activation),
+            odd_activation(s.odd_activation), activation(s.gate_activation),
+        )  # fmt: skip
         skip = SpeciesLinear(out, self.n_species, name="skip")(h, species)
         return _add(update, skip) * 0.5**0.5
 
@@ -147,6 +175,9 @@ class TrajCast(nn.Module):
         speeds = speed_basis(safe_norm(velocities), s.n_speed, s.max_speed)
         speed_features = SpeedMixing(self.n_species, name="speed_mixing")(speeds, one_hot)
         speed_harmonics = directions(velocities, s.lmax)
+        # Kept only for a caller who asks for the intermediates.
+        self.sow("intermediates", "edge_harmonics", edge_harmonics)
+        self.sow("intermediates", "speed_harmonics", speed_harmonics)
 
         parts = [
             e3nn.IrrepsArray(f"{self.n_species}x0e", one_hot),
@@ -159,11 +190,8 @@ class TrajCast(nn.Module):
         natural = feature_irreps(s.channels, s.lmax, "natural")
         h = Linear(natural, name="embed")(e3nn.concatenate(parts))
 
-        every = feature_irreps(s.channels, s.lmax, s.parity)
-        vectors_only = e3nn.Irreps(f"{s.channels}x1o")
         for block in range(s.blocks):
-            irreps = every if block < s.blocks - 1 else vectors_only
-            h = Interaction(s, irreps, self.n_species, name=f"block_{block}")(
+            h = Interaction(s, block, self.n_species, name=f"block_{block}")(
                 h, species, graph.senders, edge_basis, edge_harmonics, speed_features,
                 speed_harmonics, self.average_neighbors,
             )  # fmt: skip

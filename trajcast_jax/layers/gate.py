@@ -1,8 +1,9 @@
 """The gate nonlinearity: scalars are activated, higher irreps multiplied by activated scalars."""
 
 import e3nn_jax as e3nn
+import jax.numpy as jnp
 
-from trajcast_jax.layers.radial import scaled_silu, scaled_tanh
+from trajcast_jax.layers.activation import Activation, scaled_silu, scaled_tanh
 
 
 def gate_irreps(irreps: e3nn.Irreps) -> e3nn.Irreps:
@@ -14,23 +15,30 @@ def gate_irreps(irreps: e3nn.Irreps) -> e3nn.Irreps:
     return e3nn.Irreps([(scalars, "0e"), *rest])
 
 
-def gate(x: e3nn.IrrepsArray, irreps_out: e3nn.Irreps) -> e3nn.IrrepsArray:
+def gate(
+    x: e3nn.IrrepsArray,
+    irreps_out: e3nn.Irreps,
+    even: Activation = scaled_silu,
+    odd: Activation = scaled_tanh,
+    gates: Activation = scaled_silu,
+) -> e3nn.IrrepsArray:
     """x with irreps `gate_irreps(irreps_out)` → `irreps_out`.
 
-    0e → c·silu and 0o → c·tanh; the 0e channels beyond those of the output gate the
-    irreps of l ≥ 1, channel by channel, in the order of `irreps_out`.
+    0e → even(0e) and 0o → odd(0o); the 0e channels beyond those of the output, activated by
+    `gates`, multiply the irreps of l ≥ 1, channel by channel, in the order of `irreps_out`.
     """
     values = {str(ir): chunk for (_, ir), chunk in zip(x.irreps, x.chunks, strict=True)}
     irreps_out = e3nn.Irreps(irreps_out)
-    scalars = scaled_silu(values["0e"])
     used = irreps_out.count("0e")
-    chunks = []
+    scalars, factors = jnp.split(values["0e"], [used], axis=-2)
+    scalars, factors = even(scalars), gates(factors)
+    used, chunks = 0, []
     for mul, ir in irreps_out:
         if ir == "0e":
-            chunks.append(scalars[..., :mul, :])
+            chunks.append(scalars)
         elif ir == "0o":
-            chunks.append(scaled_tanh(values["0o"]))
+            chunks.append(odd(values["0o"]))
         else:
-            chunks.append(values[str(ir)] * scalars[..., used : used + mul, :])
+            chunks.append(values[str(ir)] * factors[..., used : used + mul, :])
             used += mul
     return e3nn.from_chunks(irreps_out, chunks, x.shape[:-1], x.dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from trajcast_jax.layers.radial import scaled_silu
+from trajcast_jax.layers.activation import Activation, scaled_silu
 
 normal = nn.initializers.normal(1.0)
 
@@ -67,13 +67,17 @@ class SpeciesLinear(nn.Module):
 
 
 class MLP(nn.Module):
-    """x → c·silu(x W/√fan_in), no bias; every layer is hidden (the caller adds the last one)."""
+    """x → f(x W/√fan_in), no bias, f a normalised activation.
+
+    Every layer is hidden: the caller adds the last one.
+    """
 
     hidden: Sequence[int]
+    activation: Activation = scaled_silu
 
     @nn.compact
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
         for layer, width in enumerate(self.hidden):
             weight = self.param(f"w_{layer}", normal, (x.shape[-1], width)).astype(x.dtype)
-            x = scaled_silu(x @ weight * x.shape[-1] ** -0.5)
+            x = self.activation(x @ weight * x.shape[-1] ** -0.5)
         return x

@@ -1,6 +1,5 @@
 """Bases of one variable: edge length (Bessel with an envelope) and speed (Gaussians)."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -52,17 +51,9 @@ def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "..."]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-silu_constant = 1.6791767923989418
-"""1/√E[silu(z)²], z ~ N(0, 1): keeps the second moment at 1 (the value PyTorch e3nn uses)."""
-tanh_constant = 1.5937334472592695
-"""1/√E[tanh(z)²], likewise."""
-
-
-def scaled_silu(x: jax.Array) -> jax.Array:
-    """silu with unit second moment under N(0, 1)."""
-    return silu_constant * jax.nn.silu(x)
-
-
-def scaled_tanh(x: jax.Array) -> jax.Array:
-    """tanh with unit second moment under N(0, 1)."""
-    return tanh_constant * jnp.tanh(x)
+def unit_vectors(vectors: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+    """v/max(|v|, 1e-12): the rule of PyTorch's `normalize`, with gradient zero at v = 0."""
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    long = squared > 1e-24
+    lengths = jnp.where(long, jnp.sqrt(jnp.where(long, squared, 1.0)), 1e-12)
+    return jnp.where(squared > 0, vectors / lengths, 0.0)

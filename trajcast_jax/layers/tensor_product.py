@@ -19,6 +19,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.layers.linear import normal
+from trajcast_jax.layers.radial import unit_vectors
+
+
+DENSITY_LIMIT = 16
+"""Contracting neighbours first wins up to about so many radial functions (measured on CPU)."""
 
 
 class Path(NamedTuple):
@@ -44,7 +49,8 @@ def channelwise_paths(irreps_in: e3nn.Irreps, lmax: int, allowed: e3nn.Irreps) -
 def directions(vectors: Float[Array, "... 3"], lmax: int) -> Float[Array, "... m"]:
     """Real spherical harmonics l = 0..lmax of v/|v|, |Y_l|² = 2l+1; zero for l ≥ 1 at v = 0."""
     irreps = e3nn.Irreps.spherical_harmonics(lmax)
-    y = e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", vectors), True, "component")
+    unit = e3nn.IrrepsArray("1o", unit_vectors(vectors))
+    y = e3nn.spherical_harmonics(irreps, unit, False, "component")
     return y.array
 
 
@@ -192,10 +198,11 @@ class Convolution(nn.Module):
         weights = weights * n**-0.5
         features = jnp.concatenate(_channels_last(h), axis=1)
         irreps = [ir for _, ir in h.irreps]
-        # Measured on CPU: contracting neighbours first wins up to about 16 radial functions.
         # Blocks keep what one atom's sums need in the cache.
         route, block = (
-            (_density, 16) if n <= 16 else (jax.checkpoint(_direct, static_argnums=(5, 6)), 4)
+            (_density, 16)
+            if n <= DENSITY_LIMIT
+            else (jax.checkpoint(_direct, static_argnums=(5, 6)), 4)
         )
         block = self.block or (block if jax.default_backend() == "cpu" else radial.shape[0])
         outputs = _in_blocks(

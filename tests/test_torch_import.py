@@ -1,0 +1,343 @@
+"""The PyTorch TrajCast's models here: every stage against its own numbers, and every refusal."""
+
+import functools
+import json
+from pathlib import Path
+
+import ase.build
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from conftest import as_system
+from test_dataset import trajectory
+
+import trajcast_jax as tj
+from experiments import convert
+from trajcast_jax import checkpoint, parity, torch_import
+from trajcast_jax.config import TrainingSettings
+from trajcast_jax.conservation import conserve_angular, conserve_linear
+from trajcast_jax.dataset import frame_pairs
+from trajcast_jax.evaluation import evaluate_one_step
+from trajcast_jax.layers import tensor_product
+from trajcast_jax.mechanics import angular_momentum, momentum
+from trajcast_jax.torch_weights import expected_shapes, to_params, torch_blocks
+from trajcast_jax.training import init_state, train_updates
+
+DATA = Path(__file__).parent / "data"
+
+SMALL = {
+    "num_chem_elements": 2, "edge_cutoff": 3.5, "num_edge_rbf": 4, "num_edge_poly_cutoff": 6,
+    "num_vel_rbf": 4, "vel_max": 0.02, "max_rotation_order": 1, "num_hidden_channels": 4,
+    "num_mp_layers": 1, "avg_num_neighbors": 12.5, "edge_mlp_kwargs": {"n_neurons": [4]},
+    "vel_mlp_kwargs": {"n_neurons": 4, "n_layers": 2, "activation": "tanh"},
+    "net_lin_mom": [0.0, 0.0, 0.0],
+}  # fmt: skip
+
+
+def random_state(config, dtype=np.float32, seed=0):
+    """A state dict of the right shapes."""
+    shapes = expected_shapes(torch_import.model_settings(config), config["num_chem_elements"])
+    rng = np.random.default_rng(seed)
+    state = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    return state | {
+        "rms_targets": np.asarray([0.05, 0.003], dtype),
+        "mean_targets": np.zeros(2, dtype),
+        "lmax": np.asarray(config["max_rotation_order"]),
+        "_int_out.mp_layer_0.linear_updates.bias": np.zeros(0, dtype),
+        "_int_out.mp_layer_0.linear_updates.output_mask": np.ones(3, dtype),
+    }
+
+
+@functools.cache
+def figures(name):
+    """All errors of an oracle, in both precisions; computed once."""
+    return dict(parity.errors(parity.load(DATA / f"parity_{name}.npz")))
+
+
+STAGES = (
+    "EdgeLengthEncoding", "VelocityNormEncoding", "SHEdgeVectors", "SHVelVectors", "LinearInit",
+    "mp_layer_0", "mp_layer_1", "LinearReadOut",
+)  # fmt: skip
+STEPS = [f"step{n}/{what}" for n in (1, 3, 10) for what in ("positions", "velocities")]
+MOLECULE = [
+    *(f"float64/frame0/stage/{stage}" for stage in STAGES),
+    *(f"float64/frame0/neighbors/stage/{stage}" for stage in STAGES[4:]),
+    *(f"float64/frame{k}/{where}raw_target" for k in range(3) for where in ("", "neighbors/")),
+    *(f"float64/frame0/{step}" for step in STEPS),
+    *(f"float32/frame{k}/{where}raw_target" for k in range(3) for where in ("", "neighbors/")),
+    *(f"float32/frame0/{step}" for step in STEPS),
+    *(f"{dtype}/batch/{what}" for dtype in parity.BOUNDS for what in ("raw_target", "mse")),
+]
+PERIODIC = [
+    "float64/frame0/stage/mp_layer_0", "float64/frame0/stage/LinearReadOut",
+    "float64/frame0/raw_target", "float64/frame0/neighbors/raw_target",
+    "float64/frame0/neighbors/edges",
+    *(f"float64/frame0/{step}" for step in STEPS if "step3" not in step),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MOLECULE)
+def test_molecule_is_pytorchs(what):
+    assert figures("molecule")[what] <= parity.BOUNDS[what.split("/")[0]]
+
+
+@pytest.mark.parametrize("what", PERIODIC)
+def test_periodic_system_is_pytorchs(what):
+    assert figures("periodic")[what] <= parity.BOUNDS[what.split("/")[0]]
+
+
+def test_gradient_of_the_loss_by_every_weight_is_pytorchs():
+    found = {k: v for k, v in figures("molecule").items() if k.startswith("float64/batch/grad/")}
+    oracle = parity.load(DATA / "parity_molecule.npz")
+    learned = expected_shapes(torch_import.model_settings(oracle.config), 4)
+    assert {k.removeprefix("float64/batch/grad/") for k in found} == set(learned)
+    for name, error in found.items():
+        assert error <= parity.BOUNDS["float64"], name
+
+
+def test_the_edge_by_edge_route_is_pytorchs_too(monkeypatch):
+    """What wide radial networks take, such as the paper's: targets, loss and gradient."""
+    monkeypatch.setattr(tensor_product, "DENSITY_LIMIT", 0)
+    oracle = parity.load(DATA / "parity_molecule.npz")
+    whole = {k: v for k, v in oracle.arrays["float64"].items() if "step" not in k}
+    found = dict(parity.errors(oracle._replace(arrays={"float64": whole})))
+    assert "float64/batch/mse" in found
+    assert max(found.values()) <= parity.BOUNDS["float64"]
+
+
+@pytest.mark.parametrize(("lmax", "blocks"), [(1, 3), (2, 1), (3, 2)])
+def test_every_order_and_depth_has_the_parameters_of_a_native_model(lmax, blocks):
+    config = SMALL | {"max_rotation_order": lmax, "num_mp_layers": blocks}
+    state = random_state(config)
+    fc = torch_import.forecaster(config, state, (8, 14), 30.0)
+    params = torch_import.params_of(config, state)
+    native = fc.init(0)
+    assert jax.tree.structure(params) == jax.tree.structure(native)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, native)
+    # A gradient by PyTorch's names exists for all of them: slices transpose to padding.
+    settings = fc.settings
+    _, pull = jax.vjp(lambda s: to_params(s, settings, 2), {k: state[k] for k in _learned(state)})
+    (gradient,) = pull(jax.tree.map(jnp.ones_like, params))
+    ours = sum(x.size for x in jax.tree.leaves(params))
+    assert sum(int((x != 0).sum()) for x in gradient.values()) == ours
+
+
+def _learned(state):
+    return [k for k in state if k.startswith(("_enc", "_int")) and not k.endswith(("bias", "mask"))]
+
+
+def test_the_papers_size_has_the_papers_number_of_weights():
+    paper = SMALL | {
+        "num_chem_elements": 4, "max_rotation_order": 2, "num_hidden_channels": 64,
+        "num_mp_layers": 4, "num_edge_rbf": 8, "num_vel_rbf": 8,
+        "edge_mlp_kwargs": {}, "vel_mlp_kwargs": None,
+    }  # fmt: skip
+    shapes = expected_shapes(torch_import.model_settings(paper), 4)
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 2_431_144
+    assert [len(b.edge_paths) for b in torch_blocks(torch_import.model_settings(paper))] == [
+        15, 30, 30, 30,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        (None, ("tanh", "silu", "silu")),
+        ({}, ("tanh", "tanh", "tanh")),
+        ({"activation_scalars": ["identity", "relu"]}, ("identity", "relu", "tanh")),
+        (
+            {"activation_scalars": {"e": "GeLU", "o": "tanh"}, "activation_gates": ["sigmoid"]},
+            ("tanh", "gelu", "sigmoid"),
+        ),
+    ],
+)
+def test_gates_and_their_defaults(gate, expected):
+    config = SMALL if gate is None else SMALL | {"nl_gate_kwargs": gate}
+    s = torch_import.model_settings(config)
+    assert (s.odd_activation, s.even_activation, s.gate_activation) == expected
+    assert (s.edge_mlp, s.edge_activation) == ((4,), "silu")
+    assert (s.velocity_mlp, s.velocity_activation) == ((4, 4), "tanh")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_heads": 2}, "Unknown setting 'n_heads'"),
+        ({"edge_mlp_kwargs": {"n_neurons": [4], "bias": True}}, "'bias' in edge_mlp_kwargs"),
+        ({"edge_mlp_kwargs": {"activation": "silu"}}, "edge_mlp_kwargs lacks n_neurons"),
+        ({"vel_mlp_kwargs": {"n_neurons": 4, "activation": "swish"}}, "activation 'swish'"),
+        ({"nl_gate_kwargs": {"activation_scalars": ["silu"]}}, "cannot be activated by 'silu'"),
+        ({"nl_gate_kwargs": {"activation_scalars": {"e": "silu"}}}, "lacks the parity 'o'"),
+        ({"nl_gate_kwargs": {"activation_gates": ["silu", "tanh"]}}, "must be a list of 1"),
+        ({"nl_gate_kwargs": {"irreps_gates": "8x0o"}}, "irreps_gates is 8x0o, but only 8x0e"),
+        ({"o3_backend": "cueq"}, "o3_backend is 'cueq'"),
+        ({"max_rotation_order": 4}, "max_rotation_order must be 1 to 3"),
+        ({"net_lin_mom": [0.0]}, "net_lin_mom must have no or 3 components"),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        torch_import.model_settings(SMALL | change)
+
+
+COMPRESS = "_int_out.LinearCompression.linear.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({COMPRESS: None}, f"The weight {COMPRESS} is missing"),
+        ({COMPRESS: np.zeros(5)}, rf"{COMPRESS} has shape \(5,\), but .* \(4,\)"),
+        ({COMPRESS: np.full(4, np.nan)}, f"{COMPRESS} is not finite"),
+        ({"rms_targets": None}, "rms_targets is missing"),
+        ({"_int_out.mp_layer_1.tp_resnet.weight": np.zeros(9)}, "mp_layer_1.tp_resnet.weight, whi"),
+        ({"mean_targets": np.ones(2)}, "mean_targets"),
+        ({"lmax": np.asarray(2)}, "lmax is 2.* in the weights, but 1"),
+        ({"edge_cutoff": np.asarray(4.0)}, "edge_cutoff is 4.0 in the weights, but 3.5"),
+        ({"_int_out.mp_layer_0.avg_num_neighbors": np.asarray(9.0)}, "avg_num_neighbors is 9"),
+    ],
+)
+def test_a_state_dict_of_another_model_is_refused_by_name(change, message):
+    state = {k: v for k, v in (random_state(SMALL) | change).items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        torch_import.forecaster(SMALL, state, (8, 14), 30.0)
+
+
+def test_species_must_be_as_many_as_the_model_knows():
+    with pytest.raises(ValueError, match="The model knows 2 elements"):
+        torch_import.forecaster(SMALL, random_state(SMALL), (8, 8), 30.0)
+
+
+def test_a_cutoff_rounded_in_the_state_dict_keeps_its_waves():
+    """PyTorch's sin(b r/r_c) uses the rounded cutoff, its envelope the configured one."""
+    config = SMALL | {"edge_cutoff": 3.7}
+    state = random_state(config) | {"edge_cutoff": np.float32(3.7)}
+    with jax.enable_x64(True):
+        doubles = {k: np.asarray(v, np.float64) for k, v in state.items()}
+        frequencies = torch_import.params_of(config, doubles)["params"]["bessel"]["frequencies"]
+    roots = state["_encoding.EdgeLengthEncoding.radial_basis.bessel_roots"].astype(np.float64)
+    np.testing.assert_allclose(
+        np.asarray(frequencies) / 3.7, roots / float(np.float32(3.7)), rtol=1e-14
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A configuration and a state dict on disk, as published."""
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "config_e3nn.yaml").write_text(yaml.safe_dump({"model": SMALL}))
+    np.savez(folder / "state_dict_e3nn.npz", **random_state(SMALL))
+    return folder / "config_e3nn.yaml", folder / "state_dict_e3nn.npz"
+
+
+@pytest.fixture(scope="module")
+def converted(files, tmp_path_factory):
+    """A checkpoint that the command wrote, restored."""
+    out = tmp_path_factory.mktemp("checkpoints") / "converted"
+    convert.main(*files, out=out, species=("O", "14"), time_step=30.0)
+    return tj.restore(out)
+
+
+def test_the_command_asks_for_what_the_files_leave_open(files, tmp_path):
+    with pytest.raises(ValueError, match="--species H C N O"):
+        convert.main(*files, out=tmp_path / "a", time_step=30.0)
+    with pytest.raises(ValueError, match="--time-step 7"):
+        convert.main(*files, out=tmp_path / "a", species=("O", "Si"))
+    with pytest.raises(ValueError, match="'Xx' is neither"):
+        convert.main(*files, out=tmp_path / "a", species=("O", "Xx"), time_step=30.0)
+    with pytest.raises(ValueError, match="--check ORACLE"):
+        convert.main(*files)
+
+
+def test_a_converted_checkpoint_rolls_out_like_a_native_one(converted):
+    assert (converted.species, converted.time_step, converted.cutoff) == ((8, 14), 30.0, 3.5)
+    run, _ = trajectory()
+    start = run.replace(positions=run.positions[0], velocities=run.velocities[0])
+    converted.check(start)
+    neighbors = tj.neighbor_list(start.cell, converted.cutoff, skin=0.5)
+    sim = tj.simulator(converted.forecast, neighbors, tj.nve(), time_step=30.0)
+    state, frames = jax.jit(tj.rollout(sim.step, 3))(sim.init(jax.random.key(0), start))
+    assert np.isfinite(frames.positions).all()
+    # Its momentum is imposed, whatever the start had.
+    np.testing.assert_allclose(momentum(state.system), 0.0, atol=1e-5)
+
+
+def test_a_converted_checkpoint_evaluates_and_learns_like_a_native_one(converted):
+    pairs = frame_pairs([trajectory()], 30.0, converted.cutoff, 4)
+    assert evaluate_one_step(converted, pairs)
+    settings = TrainingSettings(updates=1, batch_size=2, schedule="constant")
+    start = jax.tree.map(np.array, converted.params)
+    # A copy: an update reuses the buffers of the state it is given.
+    state = init_state(converted.forecaster, settings, jax.tree.map(jnp.asarray, start))
+    state, losses = train_updates(converted.forecaster, settings, 1)(state, pairs)
+    assert np.isfinite(losses).all()
+    changed = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), start, state.params)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_double_precision_weights_stay_double(tmp_path):
+    state = random_state(SMALL, np.float64)
+    with jax.enable_x64(True):
+        fc = torch_import.forecaster(SMALL, state, (8, 14), 30.0)
+        checkpoint.save(tmp_path / "double", fc, torch_import.params_of(SMALL, state))
+        read = tj.restore(tmp_path / "double").params["params"]["read_out_1"]["w_1o"]
+        assert read.dtype == jnp.float64
+        np.testing.assert_array_equal(read, state[COMPRESS].reshape(4, 1))
+    single = tj.restore(tmp_path / "double").params["params"]["read_out_1"]["w_1o"]
+    assert single.dtype == jnp.float32
+
+
+def test_pt_files_are_read_without_running_code(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = random_state(SMALL)
+    torch.save({k: torch.from_numpy(v) for k, v in state.items()}, tmp_path / "state.pt")
+    for name, value in torch_import.read_state(tmp_path / "state.pt").items():
+        np.testing.assert_array_equal(value, state[name])
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="no state dict of tensors"):
+        torch_import.read_state(tmp_path / "list.pt")
+
+
+def test_pt_files_without_torch_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(ImportError, match=r"trajcast_jax\[torch\].*\.npz"):
+        torch_import.read_state(tmp_path / "state.pt")
+
+
+def test_the_check_reports_and_fails(tmp_path, monkeypatch, capsys):
+    oracle = DATA / "parity_molecule.npz"
+    monkeypatch.setattr(parity, "errors", lambda _: iter([("float64/frame0/raw_target", 1e-12)]))
+    convert.main(check=oracle, json=str(tmp_path / "report.json"))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == {"float64/frame0/raw_target": 1e-12}
+    monkeypatch.setattr(parity, "errors", lambda _: iter([("float32/frame0/raw_target", 1e-3)]))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        convert.main(check=oracle, json="-")
+    assert stopped.value.code == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"float32/frame0/raw_target": 1e-3}
+    assert "MISS" in printed.err
+
+
+def test_imposed_momenta_and_the_reference_rule_of_the_centre(x64):
+    before = as_system(ase.build.molecule("CH3CH2OH"))
+    rng = np.random.default_rng(1)
+    after = before.replace(
+        positions=before.positions + 0.01 * rng.normal(size=before.positions.shape),
+        velocities=before.velocities + 0.01 * rng.normal(size=before.positions.shape),
+    )
+    target = jnp.asarray([0.1, -0.2, 0.3])
+    moved = conserve_linear(before, after, 7.0, target)
+    np.testing.assert_allclose(momentum(moved), target, atol=1e-12)
+    shift = before.masses @ (moved.positions - before.positions) / before.masses.sum()
+    np.testing.assert_allclose(shift, target * 7.0 / before.masses.sum(), atol=1e-12)
+    free = conserve_linear(before, after, 7.0, target, uniform=False)
+    np.testing.assert_array_equal(free.positions, after.positions)
+    rests = conserve_linear(before, after, 7.0, jnp.zeros(3), uniform=False)
+    assert jnp.abs(before.masses @ (rests.positions - before.positions)).max() < 1e-12
+    turned = conserve_angular(before, moved, target)
+    np.testing.assert_allclose(angular_momentum(turned), target, atol=1e-12)
+    np.testing.assert_allclose(momentum(turned), target, atol=1e-12)
