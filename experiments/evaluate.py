@@ -12,7 +12,12 @@ from trajcast_jax import checkpoint as checkpoints
 from trajcast_jax import measurement
 from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import frame_pairs
-from trajcast_jax.evaluation import evaluate_one_step, reference_observables, write_report
+from trajcast_jax.evaluation import (
+    evaluate_one_step,
+    reference_observables,
+    write_report,
+    write_summary,
+)
 from trajcast_jax.io import atomic_write, read_trajectory
 from trajcast_jax.reference import complete_runs, run_path
 from trajcast_jax.report import render_one_step
@@ -58,7 +63,7 @@ def main(
     experiment: tyro.conf.Positional[str],
     checkpoint: Path | None = None,
     reference: Path | None = None,
-    rollout: Path | None = None,
+    rollout: tuple[Path, ...] = (),
     out: Path | None = None,
     save_reference: Path | None = None,
     seed: int = 0,
@@ -70,7 +75,8 @@ def main(
       checkpoint: directory of the model; by default, where nothing else is to be done, the one
         that the package ships.
       reference: folder of the reference runs; by default runs/reference/<name>.
-      rollout: trajectory of a forecast, or the directory that holds its trajectory.h5.
+      rollout: trajectory of a forecast, or the directory that holds its trajectory.h5; of
+        several, each gets a folder of its own and all a summary.
       out: directory of the report; by default runs/evaluate/<name>.
       save_reference: write the reference observables to this .npz file.
       seed: draws the test pairs.
@@ -94,9 +100,14 @@ def main(
         measurement.save(save_reference, measured)
         print(f"The reference observables are in {save_reference}.")
     if rollout:
-        path = rollout / "trajectory.h5" if rollout.is_dir() else rollout
-        write_report(out, path, measured, loaded, extra | {"trajectory": str(path)})
-        print((out / "report.md").read_text())
+        paths = [path / "trajectory.h5" if path.is_dir() else path for path in rollout]
+        outs = [out] if len(paths) == 1 else [out / f"{k:02d}" for k in range(len(paths))]
+        reports = [
+            write_report(own, path, measured, loaded, extra | {"trajectory": str(path)})
+            for own, path in zip(outs, paths, strict=True)
+        ]
+        write_summary(out, reports)
+        print((out / ("report.md" if len(paths) == 1 else "summary.md")).read_text())
         print(f"The report and its plots are in {out}.")
     if not (rollout or save_reference or "one_step" in extra):
         raise ValueError(

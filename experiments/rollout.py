@@ -21,7 +21,7 @@ from experiments.generate import default_folder as reference_folder
 from trajcast_jax import checkpoint, io
 from trajcast_jax.config import Experiment, RolloutSettings, from_dict, to_json
 from trajcast_jax.ensemble import Coupling, chain, csvr, langevin, linear_ramp, nve, zero_momentum
-from trajcast_jax.evaluation import write_report
+from trajcast_jax.evaluation import write_report, write_summary
 from trajcast_jax.forecast import TrainedForecast
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, temperature
@@ -309,12 +309,15 @@ def report(run: Run, out: Path, extra: dict) -> list[Path]:
         except FileNotFoundError as error:
             print(f"No report: {error}")
             return []
-    written = []
+    written, reports = [], []
     for path, kelvin in zip(folders(run, out), run.temperatures, strict=True):
         rollout = dataclasses.replace(experiment.rollout, temperature=kelvin)
         settings = dataclasses.replace(experiment, rollout=rollout)
-        write_report(path, path / "trajectory.h5", measured, settings, extra)
+        reports.append(write_report(path, path / "trajectory.h5", measured, settings, extra))
         written.append(path / "report.md")
+    if len(set(run.temperatures)) == 1 < len(reports):
+        write_summary(out, reports)
+        written.append(out / "summary.md")
     return written
 
 

@@ -25,7 +25,7 @@ from trajcast_jax.evaluation import (
 from trajcast_jax.forecast import TrainedForecast
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.io import H5MDWriter
-from trajcast_jax.report import render
+from trajcast_jax.report import render, render_summary, summarize
 from trajcast_jax.system import make_system
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
@@ -344,6 +344,31 @@ def test_a_forecast_that_fails_still_gets_its_report(frame, reference, tmp_path)
     assert f"It failed after {frame * 0.02:.2f} ps: a position or velocity is not a number" in text
     assert ("temperature" in report) == (frame > 15)
     assert np.isfinite([x for x in jax.tree.leaves(report) if isinstance(x, float)]).all()
+
+
+def test_a_summary_has_every_run_and_the_error_over_runs():
+    def report(kelvin, overlap, failure=None):
+        return {
+            "name": "salt", "duration_ps": 10.0, "failure": {"time_ps": failure},
+            "temperature": {"mean_K": kelvin, "by_species": {"Na": {"mean_K": kelvin - 1}}},
+            "vdos": {"overlap": {"all": {"overlap": overlap}}, "nyquist_cm-1": 500.0},
+        }  # fmt: skip
+
+    early = {"name": "salt", "duration_ps": 0.1, "failure": {"time_ps": 0.1}}
+    summary = summarize([report(299.0, 0.9), report(305.0, 0.8, failure=9.0), early])
+    assert summary["runs"] == 3
+    assert summary["failed_after_ps"] == [None, 9.0, 0.1]
+    assert set(summary["figures"]) == {
+        "temperature/mean_K", "temperature/by_species/Na/mean_K", "vdos/overlap/all/overlap",
+    }  # fmt: skip
+    mean = summary["figures"]["temperature/mean_K"]
+    assert mean["runs"] == [299.0, 305.0]
+    assert mean["mean"] == pytest.approx(302.0)
+    assert mean["mean_error"] == pytest.approx(3.0)  # s/√n with s = 6/√2
+    text = render_summary(summary)
+    assert "2 of 3 failed" in text
+    assert "| temperature/mean_K | 302 ± 3 | 299, 305 |" in text
+    assert summarize([early])["figures"] == {}
 
 
 def test_an_isolated_molecule_without_rotation_is_measured(tmp_path):

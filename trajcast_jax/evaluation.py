@@ -19,7 +19,7 @@ from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.io import atomic_write, read_trajectory
 from trajcast_jax.measurement import Measured
 from trajcast_jax.plots import plot_all
-from trajcast_jax.report import render
+from trajcast_jax.report import render, render_summary, summarize
 from trajcast_jax.system import System
 
 FEWEST_FRAMES = 16
@@ -214,3 +214,11 @@ def write_report(
     atomic_write(directory / "report.json", json.dumps(report, indent=1).encode())
     atomic_write(directory / "report.md", render(report).encode())
     return report
+
+
+def write_summary(directory: str | Path, reports: list[dict]) -> dict:
+    """Writes summary.json and summary.md of several runs' reports; returns the summary."""
+    summary = summarize(reports)
+    atomic_write(Path(directory) / "summary.json", json.dumps(summary, indent=1).encode())
+    atomic_write(Path(directory) / "summary.md", render_summary(summary).encode())
+    return summary

@@ -1,6 +1,7 @@
 """A report, as `evaluation.write_report` makes it, in words and tables (Markdown)."""
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 
 def render(report: dict) -> str:
@@ -196,4 +197,59 @@ def _speeds(speeds: dict, momentum: dict) -> str:
         + table(["element", "forecast, %", "reference, %"], rows)
         + f"\n\nLargest total momentum: {momentum['largest_momentum']:.1e} Da·Å/fs, a speed of the "
         f"centre of mass of {momentum['largest_center_of_mass_speed']:.1e} Å/fs."
+    )
+
+
+FIGURES = (
+    "mean_K", "deviation_K", "drift_K_per_ps", "deviation_percent", "overlap",
+    "diffusion_cm2_per_s", "distance_percent",
+)  # fmt: skip
+"""What `summarize` takes from reports."""
+
+
+def summarize(reports: Sequence[dict]) -> dict:
+    """Several runs of one system: every figure of each, its mean and standard error over runs.
+
+    Runs that failed too early to be compared count in `failed_after_ps` only.
+    """
+    compared = [figures(report) for report in reports if "temperature" in report]
+    summary = {
+        "name": reports[0]["name"],
+        "runs": len(reports),
+        "duration_ps": [report["duration_ps"] for report in reports],
+        "failed_after_ps": [report["failure"]["time_ps"] for report in reports],
+        "figures": {},
+    }
+    for name in compared[0] if compared else ():
+        values = [found[name] for found in compared]
+        error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        summary["figures"][name] = {"mean": fmean(values), "mean_error": error, "runs": values}
+    return summary
+
+
+def figures(report: dict) -> dict[str, float]:
+    """The FIGURES of a report by "section/…/name"."""
+
+    def walk(part: dict, trail: str):
+        for name, value in part.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{trail}{name}/")
+            elif name in FIGURES and isinstance(value, int | float):
+                yield f"{trail}{name}", value
+
+    return dict(walk(report, ""))
+
+
+def render_summary(summary: dict) -> str:
+    """The summary as Markdown."""
+    failed = sum(time is not None for time in summary["failed_after_ps"])
+    rows = [
+        [name, _number(part, "mean", ".4g"), ", ".join(f"{value:.4g}" for value in part["runs"])]
+        for name, part in summary["figures"].items()
+    ]
+    return (
+        f"# {summary['name']}: {summary['runs']} forecasts against the reference\n\n"
+        f"{failed} of {summary['runs']} failed. ± is one standard error over the runs.\n\n"
+        + table(["figure", "mean", "each run"], rows)
+        + "\n"
     )

@@ -21,7 +21,6 @@ from jaxtyping import Array, Float, Int
 from trajcast_jax.layers.linear import normal
 from trajcast_jax.layers.radial import unit_vectors
 
-
 DENSITY_LIMIT = 16
 """Contracting neighbours first wins up to about so many radial functions (measured on CPU)."""
 
