@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 import experiments
@@ -19,8 +20,10 @@ from trajcast_jax.evaluation import (
     write_summary,
 )
 from trajcast_jax.io import atomic_write, read_trajectory
+from trajcast_jax.modes import mode_temperatures, normal_modes
 from trajcast_jax.reference import complete_runs, run_path
 from trajcast_jax.report import render_one_step
+from trajcast_jax.system import System
 
 
 def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) -> dict | None:
@@ -59,6 +62,26 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
     return measurement.load(path)
 
 
+def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) -> str:
+    """Temperatures of the normal modes in the reference and in forecasts, a line a mode, as CSV."""
+    paths = complete_runs(folder)
+    if not paths:
+        raise FileNotFoundError(
+            f"Normal modes are those of reference runs, but there are none in {folder}; make them "
+            f"by python -m experiments.generate {experiment.name}."
+        )
+    runs = [read_trajectory(path)[0] for path in paths]
+    modes = normal_modes(runs, experiment.reference.temperature)
+    columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
+    for run in forecasts:
+        start = int(len(run.positions) * experiment.evaluation.equilibration)
+        late = {k: getattr(run, k)[start:] for k in ("positions", "velocities")}
+        columns.append(mode_temperatures(run.replace(**late), modes))
+    head = ["wavenumber_per_cm", "reference_K", *(f"forecast_{k}_K" for k in range(len(forecasts)))]
+    rows = np.stack([modes.wavenumbers, *columns], axis=1)
+    return "\n".join([",".join(head), *(",".join(f"{x:.1f}" for x in row) for row in rows)]) + "\n"
+
+
 def main(
     experiment: tyro.conf.Positional[str],
     checkpoint: Path | None = None,
@@ -66,6 +89,7 @@ def main(
     rollout: tuple[Path, ...] = (),
     out: Path | None = None,
     save_reference: Path | None = None,
+    modes: bool = False,
     seed: int = 0,
 ) -> None:
     """Evaluates one step of a checkpoint on test runs, and a rollout against the reference.
@@ -79,6 +103,7 @@ def main(
         several, each gets a folder of its own and all a summary.
       out: directory of the report; by default runs/evaluate/<name>.
       save_reference: write the reference observables to this .npz file.
+      modes: write the temperature of every normal mode too (modes.csv); for crystals.
       seed: draws the test pairs.
     """
     loaded = experiments.load(experiment)
@@ -107,6 +132,9 @@ def main(
             for own, path in zip(outs, paths, strict=True)
         ]
         write_summary(out, reports)
+        if modes:
+            forecasts = [read_trajectory(path)[0] for path in paths]
+            atomic_write(out / "modes.csv", mode_table(loaded, folder, forecasts).encode())
         print((out / ("report.md" if len(paths) == 1 else "summary.md")).read_text())
         print(f"The report and its plots are in {out}.")
     if not (rollout or save_reference or "one_step" in extra):

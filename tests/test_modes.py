@@ -1,0 +1,55 @@
+"""Normal modes of a harmonic solid that is known: wavenumbers, vectors, temperatures."""
+
+import numpy as np
+import pytest
+
+from trajcast_jax.modes import mode_temperatures, normal_modes
+from trajcast_jax.system import make_system
+from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
+
+ATOMS, FRAMES = 6, 60_000
+
+
+@pytest.fixture(scope="module")
+def solid():
+    """Frames drawn from a harmonic solid with three free translations, and its true modes."""
+    rng = np.random.default_rng(0)
+    numbers = [14, 8, 8, 14, 8, 8]
+    masses = np.where(np.array(numbers) == 14, 28.0, 16.0)
+    weights = np.repeat(np.sqrt(masses), 3)
+    rigid = np.linalg.qr(np.kron(np.sqrt(masses)[:, None], np.eye(3)))[0]
+    basis, _ = np.linalg.qr(np.hstack([rigid, rng.normal(size=(3 * ATOMS, 3 * ATOMS - 3))]))
+    vectors, wavenumbers = basis[:, 3:], np.linspace(100, 1200, 3 * ATOMS - 3)
+    omega = 2 * np.pi * wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
+
+    def frames(kelvins):
+        thermal = np.sqrt(BOLTZMANN / KINETIC_TO_EV * np.asarray(kelvins))
+        draw = rng.normal(size=(2, FRAMES, 3 * ATOMS - 3)) * thermal
+        sites = 3.0 * np.arange(3 * ATOMS)
+        positions = sites + (draw[0] / omega) @ vectors.T / weights
+        velocities = draw[1] @ vectors.T / weights
+        first = make_system(sites.reshape(-1, 3), np.zeros((ATOMS, 3)), numbers, masses=masses)
+        shape = (FRAMES, ATOMS, 3)
+        return first.replace(
+            positions=positions.reshape(shape), velocities=velocities.reshape(shape)
+        )
+
+    return frames, wavenumbers, vectors
+
+
+def test_modes_of_a_harmonic_solid_are_found(solid):
+    frames, wavenumbers, vectors = solid
+    modes = normal_modes([frames(300.0)], 300.0)
+    np.testing.assert_allclose(modes.wavenumbers, wavenumbers, rtol=0.02)
+    overlap = np.abs(np.sum(modes.vectors * vectors, axis=0))
+    assert overlap.min() > 0.97
+
+
+def test_a_hot_mode_is_seen_where_the_mean_temperature_is_right(solid):
+    frames, wavenumbers, _ = solid
+    modes = normal_modes([frames(300.0)], 300.0)
+    kelvins = np.full(len(wavenumbers), 300.0)
+    kelvins[2], kelvins[9] = 240.0, 360.0
+    found = mode_temperatures(frames(kelvins), modes)
+    np.testing.assert_allclose(found, kelvins, rtol=0.03)
+    assert found.mean() == pytest.approx(300.0, rel=0.01)

@@ -1,0 +1,65 @@
+"""Temperatures of normal modes: does a forecast of a crystal share out its energy as it should?
+
+In a solid at equilibrium every vibration holds k_B T. A forecast that loses more in one mode than
+in another, stride by stride, runs with some modes hot and others cold at the right mean
+temperature, which no average over atoms shows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from trajcast_jax.system import System
+from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
+
+
+class NormalModes(NamedTuple):
+    """Vibrations of a solid, by rising wavenumber.
+
+    Attributes:
+      wavenumbers: (mode,) cm⁻¹.
+      vectors: (3·atom, mode), orthonormal, of mass-weighted coordinates √m·x.
+    """
+
+    wavenumbers: Float[np.ndarray, "mode"]
+    vectors: Float[np.ndarray, "coordinate mode"]
+
+
+def normal_modes(trajectories: list[System], temperature: float) -> NormalModes:
+    """Modes from the fluctuations of equilibrium trajectories of one solid.
+
+    The covariance ⟨u uᵀ⟩ of mass-weighted displacements is k_B T·D⁻¹, D the (effective) dynamical
+    matrix: Dove, Introduction to Lattice Dynamics, 1993, ch. 4. Translation as a whole is left out.
+
+    Args:
+      trajectories: unwrapped, with a time axis; together some hundred times as many frames as
+        there are modes.
+      temperature: K.
+    """
+    parts = [_mass_weighted(run)[0] for run in trajectories]
+    # About one common mean: modes slower than a run would be cut otherwise.
+    positions = np.concatenate(parts)
+    positions -= positions.mean(axis=0)
+    variances, vectors = np.linalg.eigh(positions.T @ positions / len(positions))
+    variances, vectors = variances[3:][::-1], vectors[:, 3:][:, ::-1]
+    frequencies = np.sqrt(BOLTZMANN * temperature / KINETIC_TO_EV / variances) / (2 * np.pi)
+    return NormalModes(frequencies * WAVENUMBER_PER_INVERSE_FEMTOSECOND, vectors)
+
+
+def mode_temperatures(trajectory: System, modes: NormalModes) -> Float[np.ndarray, "mode"]:
+    """Mean kinetic temperature (K) of every mode in a trajectory (with a time axis)."""
+    _, velocities = _mass_weighted(trajectory)
+    return KINETIC_TO_EV / BOLTZMANN * ((velocities @ modes.vectors) ** 2).mean(axis=0)
+
+
+def _mass_weighted(run: System) -> tuple[np.ndarray, np.ndarray]:
+    """Positions about the centre of mass and velocities, times √m; (time, 3·atom)."""
+    masses = np.asarray(run.masses, np.float64)
+    positions = np.asarray(run.positions, np.float64)
+    velocities = np.asarray(run.velocities, np.float64)
+    centre = masses @ positions / masses.sum()
+    weights = np.sqrt(masses)[:, None]
+    shape = (len(positions), -1)
+    moved = (positions - centre[:, None]) * weights
+    return moved.reshape(shape), (velocities * weights).reshape(shape)
