@@ -75,7 +75,8 @@ def start(
                 "give another --out, or the settings it began with."
             )
         like = init_state(forecaster, experiment.training)
-        return forecaster, checkpoint.restore_state(last, like)
+        # How many updates are planned is asked anew, so that a run can be made longer.
+        return forecaster, checkpoint.restore_state(last, like).replace(total=like.total)
     if init_from is not None:
         trained = checkpoint.restore(init_from)
         state = init_state(trained.forecaster, experiment.training, trained.params)

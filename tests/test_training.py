@@ -12,8 +12,9 @@ import pytest
 from conftest import forecaster
 from test_dataset import trajectory
 
+from experiments import train
 from trajcast_jax import checkpoint, soap, training
-from trajcast_jax.config import TrainingSettings
+from trajcast_jax.config import Experiment, TrainingSettings
 from trajcast_jax.dataset import frame_pairs, statistics
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.soap import scale_by_soap
@@ -190,6 +191,14 @@ def test_resume_is_bit_identical(setup, data, tmp_path):
     resumed, rows = final(setup, data, half)
     assert rows[0].update == 12
     assert_identical(whole, resumed)
+
+
+def test_a_resumed_run_can_be_made_longer(setup, tmp_path):
+    checkpoint.save_state(tmp_path / "last", setup, init_state(setup, SETTINGS))
+    longer = dataclasses.replace(SETTINGS, updates=2 * SETTINGS.updates)
+    experiment = Experiment("tiny", model=setup.settings, training=longer)
+    _, state = train.start(experiment, None, tmp_path, None)
+    assert int(state.total) == longer.updates
 
 
 def test_checkpoint_holds_all_that_a_forecast_needs(setup, tmp_path):

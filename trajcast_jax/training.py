@@ -90,7 +90,7 @@ def _clipped_soap(b1: float, b2: float) -> optax.GradientTransformation:
 
 
 def optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
-    """Clipping and the rule (Adam, AMSGrad or SOAP); the step is −1 times what it returns."""
+    """Clipping and the rule (Adam, AMSGrad or SOAP): the step downhill at a learning rate of 1."""
     rules = {"adam": optax.scale_by_adam, "amsgrad": scale_by_amsgrad, "soap": _clipped_soap}
     rule = _chosen("optimizer", settings.optimizer, rules)
     clip = settings.clip_norm
