@@ -30,6 +30,7 @@ from trajcast_jax.ensemble import csvr
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.reference import make_engine
+from trajcast_jax.report import table
 from trajcast_jax.rollout import replicate, rollout, simulator
 from trajcast_jax.system import System, make_system
 from trajcast_jax.units import FS_PER_DAY_TO_NS
@@ -262,8 +263,9 @@ def measure_training(arguments, experiment, forecaster, params, frames, probe) -
     settings = dataclasses.replace(experiment.training, batch_size=len(frames))
     pairs = as_pairs(frames, forecaster.settings.cutoff, forecaster.time_step)
     state = training.init_state(forecaster, settings, params)
-    step, row = compiled(training.update_step(forecaster, settings), state, pairs)
-    flops = multiplications(training.update_step(forecaster, settings), state, pairs)
+    update = training.update_step(forecaster, settings)
+    step, row = compiled(update, state, pairs)
+    flops = multiplications(update, state, pairs)
     row |= timed(lambda: step(state, pairs), arguments.repeats, probe)
     row["gflops"] = 1e-9 * flops / row["wall_s"]
     return row
@@ -290,27 +292,26 @@ def rows_of(results: dict) -> dict[str, dict]:
     }
 
 
-def table(results: dict) -> str:
+def rendered(results: dict) -> str:
     """The figures as Markdown."""
     columns = ("wall_s", "cpu_s", "probes", "ns_per_day", "gflops", "memory_mb", "compile_s",
                "neighbor_share", "loop_overhead")  # fmt: skip
     rows = rows_of(results)
     used = [c for c in columns if any(c in row for row in rows.values())]
-    lines = [f"| case | {' | '.join(used)} |", f"|---|{'---|' * len(used)}"]
-    for name, row in rows.items():
-        cells = [f"{row[c]:.3g}" if c in row else "" for c in used]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [
+        [name, *(f"{row[c]:.3g}" if c in row else "" for c in used)] for name, row in rows.items()
+    ]
+    return table(["case", *used], cells)
 
 
 def compared(results: dict, other: dict) -> str:
     """Ratios of this run's times to another's; in probes where both have them."""
-    old, lines = rows_of(other), ["| case | time, this / other |", "|---|---|"]
+    old, ratios = rows_of(other), []
     for name, row in rows_of(results).items():
         if name in old:
             key = "probes" if "probes" in row and "probes" in old[name] else "wall_s"
-            lines.append(f"| {name} ({key}) | {row[key] / old[name][key]:.3f} |")
-    return "\n".join(lines)
+            ratios.append([f"{name} ({key})", f"{row[key] / old[name][key]:.3f}"])
+    return table(["case", "time, this / other"], ratios)
 
 
 def measure_case(arguments: Arguments, name: str, preset: str, precision: str, probe) -> dict:
@@ -351,7 +352,7 @@ def main(arguments: Arguments) -> None:
     results = measure(arguments)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     io.atomic_write(arguments.out, json.dumps(results, indent=1).encode())
-    print(json.dumps(results["machine"]), "", table(results), sep="\n")
+    print(json.dumps(results["machine"]), "", rendered(results), sep="\n")
     if arguments.compare:
         print("", compared(results, json.loads(arguments.compare.read_text())), sep="\n")
     print(f"\nAll figures are in {arguments.out}.")

@@ -52,7 +52,7 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
         stride = experiment.data.time_step * experiment.rollout.every
         return reference_observables([run for run, _ in runs], spacing, stride, experiment)
     try:
-        path = checkpoints.pretrained(experiment.system or experiment.name) / "reference.npz"
+        path = checkpoints.pretrained(experiment.reference_name) / "reference.npz"
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There are no reference runs in {folder}, and the package ships no observables of "

@@ -28,7 +28,7 @@ from trajcast_jax.reference import (
 
 def default_folder(experiment: Experiment) -> Path:
     """Where an experiment's reference runs are, unless one says otherwise."""
-    return Path("runs/reference") / (experiment.system or experiment.name)
+    return Path("runs/reference") / experiment.reference_name
 
 
 def ensure_reference(experiment: Experiment, out: Path | None = None) -> list[Path]:

@@ -103,7 +103,6 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
             f"{arguments.replicas} replicas cannot have {len(kelvins)} temperatures; "
             "give one for each, or leave one of the two options out."
         )
-    system = experiment.system or experiment.name
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
     out = arguments.out or default_folder(experiment) / stamp
     if (out / "run.json").exists():
@@ -113,7 +112,9 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
     run = Run(
         experiment=experiment,
         checkpoint=str(arguments.checkpoint or checkpoint.pretrained(experiment.name)),
-        start=str(arguments.start or checkpoint.pretrained(system) / "start.extxyz"),
+        start=str(
+            arguments.start or checkpoint.pretrained(experiment.reference_name) / "start.extxyz"
+        ),
         thermalize=arguments.thermalize,
         temperatures=tuple(kelvins),
     )
@@ -302,7 +303,7 @@ def report(run: Run, out: Path, extra: dict) -> list[Path]:
     """Writes the report of every replica, and says where; none without a reference."""
     experiment = run.experiment
     try:
-        measured = checkpoint.pretrained(experiment.system or experiment.name) / "reference.npz"
+        measured = checkpoint.pretrained(experiment.reference_name) / "reference.npz"
     except FileNotFoundError:  # a system of the user's own
         try:
             measured = observables(experiment, reference_folder(experiment))

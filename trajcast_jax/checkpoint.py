@@ -62,9 +62,9 @@ def restore(path: str | Path) -> TrainedForecast:
 
     Weights saved in double precision come back so where JAX has it enabled.
     """
-    forecaster, _ = describe(path)
-    precision = json.loads((Path(path) / "model.json").read_text()).get("precision", "float32")
-    dtype = jax.dtypes.canonicalize_dtype(precision)
+    values = _description(path)
+    forecaster = _forecaster(values)
+    dtype = jax.dtypes.canonicalize_dtype(values.get("precision", "float32"))
     like = jax.tree.map(lambda x: x.astype(dtype), forecaster.init(0))
     params = _load(Path(path) / "params", _like(like))
     return TrainedForecast(params=params, forecaster=forecaster)
@@ -77,6 +77,20 @@ def restore_state(path: str | Path, like: Any) -> Any:
 
 def describe(path: str | Path) -> tuple[Forecaster, dict]:
     """What model a checkpoint holds, and its notes."""
+    values = _description(path)
+    return _forecaster(values), values["notes"]
+
+
+def _forecaster(values: dict) -> Forecaster:
+    return Forecaster(
+        settings=from_dict(ModelSettings, values["model"], "model."),
+        statistics=from_dict(Statistics, values["statistics"], "statistics."),
+        time_step=values["time_step"],
+    )
+
+
+def _description(path: str | Path) -> dict:
+    """What model.json says, checked to be of this format."""
     file = Path(path) / "model.json"
     if not file.exists():
         raise FileNotFoundError(
@@ -95,12 +109,7 @@ def describe(path: str | Path) -> tuple[Forecaster, dict]:
             f"The checkpoint {path} has format {found} (trajcast_jax {values.get('version')}), but "
             f"this version reads format {FORMAT}; install the version that wrote it or retrain."
         )
-    forecaster = Forecaster(
-        settings=from_dict(ModelSettings, values["model"], "model."),
-        statistics=from_dict(Statistics, values["statistics"], "statistics."),
-        time_step=values["time_step"],
-    )
-    return forecaster, values["notes"]
+    return values
 
 
 def _like(tree: Any) -> Any:

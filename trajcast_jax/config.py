@@ -194,6 +194,11 @@ class Experiment:
     rollout: RolloutSettings = RolloutSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @property
+    def reference_name(self) -> str:
+        """The experiment whose reference runs, start frame and observables are its own."""
+        return self.system or self.name
+
 
 def from_dict(kind: type, values: dict, where: str = ""):
     """A settings dataclass from nested dicts; unknown keys and wrong types are errors."""
