@@ -1,7 +1,12 @@
 """Systems are nouns (TOML files), actions are verbs: `python -m experiments.train quartz`."""
 
 import difflib
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import jax
 
 from trajcast_jax import config
 
@@ -20,3 +25,23 @@ def load(name: str | Path, changes: tuple[str, ...] = ()) -> config.Experiment:
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
         raise FileNotFoundError(f"There is no experiment {name}: {hint}")
     return config.changed(config.load(path), changes)
+
+
+def run(command: Callable[[], int | None]) -> None:
+    """Run a command line and exit: compiled programs are kept, and errors are sentences."""
+    _keep_compiled()
+    try:
+        sys.exit(command())
+    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _keep_compiled() -> None:
+    """Let compiled programs outlive the process, so that the next run starts at once.
+
+    They are kept in `trajcast_jax` of the user's cache folder, or where the environment's
+    JAX_COMPILATION_CACHE_DIR says.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "trajcast_jax"))

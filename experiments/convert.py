@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from ase.data import atomic_numbers, chemical_symbols
 
+import experiments
 from trajcast_jax import checkpoint as checkpoints
 from trajcast_jax import parity, torch_import
 from trajcast_jax.io import atomic_write
@@ -114,7 +115,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    experiments.run(lambda: tyro.cli(main))

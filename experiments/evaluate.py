@@ -1,7 +1,6 @@
 """Judges a checkpoint and its forecasts: `python -m experiments.evaluate quartz`."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +144,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    experiments.run(lambda: tyro.cli(main))

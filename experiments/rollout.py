@@ -350,7 +350,4 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Arguments)))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    experiments.run(lambda: main(tyro.cli(Arguments)))

@@ -6,7 +6,6 @@ their way: true pairs where the model needs them (S. Ross et al., AISTATS 2011, 
 `python -m experiments.train quartz --visited FILE` adds them to the training set.
 """
 
-import sys
 from pathlib import Path
 
 import jax
@@ -111,7 +110,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    experiments.run(lambda: tyro.cli(main))

@@ -15,6 +15,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from trajcast_jax.balance import imbalance, motion_sums
 from trajcast_jax.config import TrainingSettings
 from trajcast_jax.dataset import FramePairs
 from trajcast_jax.forecast import Forecaster
@@ -124,18 +125,18 @@ def pair_errors(
     forecaster: Forecaster, params: Params, pair: FramePairs
 ) -> tuple[Float[Array, "atom 3"], Float[Array, "atom 3"]]:
     """Errors of the forecast of one pair: displacement (Å) and new velocity (Å/fs)."""
-    after = forecaster.on_graph(params, pair.system, pair.edges(forecaster.settings.cutoff))
-    return (
-        after.positions - pair.system.positions - pair.displacements,
-        after.velocities - pair.velocities,
-    )
+    edges = pair.edges(forecaster.settings.cutoff)
+    displacements, velocities = forecaster.changes(params, pair.system, edges)
+    return displacements - pair.displacements, velocities - pair.velocities
 
 
 def pair_loss(
-    forecaster: Forecaster, settings: TrainingSettings, params: Params, pair: FramePairs
+    forecaster: Forecaster,
+    settings: TrainingSettings,
+    pair: FramePairs,
+    errors: tuple[Float[Array, "atom 3"], Float[Array, "atom 3"]],
 ) -> Float[Array, ""]:
-    """w_d·MSE(d/s_d) + w_v·MSE(v/s_v) over real atoms and components, after conservation."""
-    errors = pair_errors(forecaster, params, pair)
+    """w_d·MSE(d/s_d) + w_v·MSE(v/s_v) over real atoms and components, from `pair_errors`."""
     scales = forecaster.scales(pair.system.species, pair.velocities.dtype)
     weights = (settings.displacement_weight, settings.velocity_weight)
     mask = pair.system.mask[:, None]
@@ -144,6 +145,40 @@ def pair_loss(
         weight * jnp.sum(jnp.where(mask, error / scales[:, k, None], 0.0) ** 2) / n
         for k, (weight, error) in enumerate(zip(weights, errors, strict=True))
     )
+
+
+def batch_loss(
+    forecaster: Forecaster, settings: TrainingSettings, params: Params, batch: FramePairs
+) -> Float[Array, ""]:
+    """Mean of `pair_loss`; plus `energy_balance` times the batch's `imbalance`."""
+
+    def one(pair):
+        errors = pair_errors(forecaster, params, pair)
+        loss = pair_loss(forecaster, settings, pair, errors)
+        if not settings.energy_balance:
+            return loss, None
+        return loss, _motion_sums(forecaster, pair, errors)
+
+    losses, sums = jax.vmap(one)(batch)
+    if sums is None:
+        return losses.mean()
+    forecast, truth = (x.sum(0) for x in sums)
+    n_species = len(forecaster.statistics.species)
+    return losses.mean() + settings.energy_balance * imbalance(forecast, truth, n_species)
+
+
+def _motion_sums(forecaster: Forecaster, pair: FramePairs, errors):
+    """`motion_sums` of forecast and of truth."""
+    system, cutoff = pair.system, forecaster.settings.cutoff
+    edges, index = pair.edges(cutoff), forecaster.species_index(system.species)
+    n_species = len(forecaster.statistics.species)
+
+    def sums(d, v):
+        products = [(v, v), (d, d), (d, system.velocities)]
+        return motion_sums(edges, index, system.masses, products, n_species, cutoff)
+
+    d, v = pair.displacements, pair.velocities
+    return sums(d + errors[0], v + errors[1]), sums(d, v)
 
 
 def error_sums(forecaster: Forecaster, params: Params, pairs: FramePairs) -> Float[Array, "2 2"]:
@@ -190,9 +225,8 @@ def update_step(
     """
     rule = optimizer(settings)
 
-    def batch_loss(params, batch):
-        losses = jax.vmap(lambda pair: pair_loss(forecaster, settings, params, pair))(batch)
-        return losses.mean()
+    def loss_of(params, batch):
+        return batch_loss(forecaster, settings, params, batch)
 
     def update(state: TrainState, pairs: FramePairs):
         n_pairs = pairs.displacements.shape[0]
@@ -203,7 +237,7 @@ def update_step(
         start = (state.update % per_epoch) * size
         chosen = jax.lax.dynamic_slice(order, (start,), (size,))
         batch = jax.tree.map(lambda x: x[chosen], pairs)
-        loss, gradients = jax.value_and_grad(batch_loss)(state.params, batch)
+        loss, gradients = jax.value_and_grad(loss_of)(state.params, batch)
         steps, opt_state = rule.update(gradients, state.opt_state, state.params)
         rate = learning_rate(settings, state.update, state.total) * state.rate_scale
         steps = jax.tree.map(lambda x: x * rate, steps)
