@@ -54,12 +54,11 @@ plt.rcParams.update({"figure.dpi": 90, "axes.spines.top": False, "axes.spines.ri
 # %%
 FAST = "TRAJCAST_NOTEBOOK_FAST" in os.environ  # set by the tests: the same cells, less to do
 md_steps = 300 if FAST else 4_800  # of 5 fs: 1.5 or 24 ps
-changes = (
-    ("data.train_pairs=20", "data.validation_pairs=4", "data.test_pairs=4", "training.updates=20",
-     "training.validate_every=10", "model.blocks=1", "model.lmax=1")
-    if FAST
-    else ()
+little = (
+    "data.train_pairs=20", "data.validation_pairs=4", "data.test_pairs=4", "model.blocks=1",
+    "model.lmax=1", "training.updates=20", "training.validate_every=10", "training.optimizer=adam",
 )  # fmt: skip
+changes = little if FAST else ()  # of the settings below
 chunks, chunk_length = (1, 20) if FAST else (5, 100)  # strides of 20 fs: 0.4 or 10 ps
 temperature = 300.0  # K, about
 seed = 0
@@ -279,7 +278,7 @@ plt.show()
 # (The MD's own heights are those of one short run at constant energy, whose vibrations have not
 # shared out all their energy.) `03_inside_the_model` says more on this; what helps is more
 # training, and training pairs that start from states of the model's own forecasts (`python -m
-# experiments.visit`, where LAMMPS makes the reference).
+# experiments.visit`, if the TOML file names the force field or calculator).
 
 # %% [markdown]
 # ## The same by commands
