@@ -172,7 +172,9 @@ for axes, (symbol, z) in zip(panels, numbers.items(), strict=True):
     axes.axvline(limit, color="C3", lw=1, ls=":", label=f"Nyquist limit, {limit:.0f} cm⁻¹")
     axes.set(title=symbol, xlabel="wavenumber (cm⁻¹)", ylabel="VDOS (10⁻³ cm)")
     axes.set(xlim=(0, 1400), ylim=(0, None))
-figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+figure.legend(
+    *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+)
 plt.show()
 
 # %% [markdown]
@@ -188,8 +190,8 @@ silicon, oxygen = (observables.select(start, z) for z in (14, 8))
 distances = np.linalg.norm(first[silicon][:, None] - first[oxygen], axis=-1)
 bonds = [(silicon[i], oxygen[j]) for i, j in np.argwhere(distances < 2.0)]
 
-figure = plt.figure(figsize=(5, 5), dpi=80)
-axes = figure.add_subplot(projection="3d", proj_type="ortho")
+figure = plt.figure(figsize=(5, 4), dpi=80)
+axes = figure.add_axes((0, 0, 1, 0.95), projection="3d", proj_type="ortho")
 axes.set_axis_off()
 axes.view_init(elev=12, azim=-75)
 balls = [
@@ -197,7 +199,7 @@ balls = [
     for atoms, size, color in ((silicon, 70, "#d8b27a"), (oxygen, 35, "#d6403a"))
 ]
 sticks = [axes.plot(*first[list(pair)].T, color="0.5", lw=1)[0] for pair in bonds]
-axes.set_box_aspect(np.ptp(first, axis=0), zoom=1.4)
+axes.set_box_aspect(np.ptp(first, axis=0), zoom=1.5)
 
 
 def draw(frame):
@@ -207,7 +209,7 @@ def draw(frame):
         ball._offsets3d = tuple(positions[atoms].T)
     for stick, pair in zip(sticks, bonds, strict=True):
         stick.set_data_3d(*positions[list(pair)].T)
-    axes.set_title(f"{times[frame]:.0f} fs")
+    axes.set_title(f"{times[frame]:.0f} fs", y=0.95)
 
 
 plt.rcParams["animation.html"] = "jshtml"
