@@ -201,6 +201,14 @@ def test_a_resumed_run_can_be_made_longer(setup, tmp_path):
     assert int(state.total) == longer.updates
 
 
+def test_a_training_state_is_no_model(setup, tmp_path):
+    """`--resume runs/quartz/train/last` of another run: it says what to give instead."""
+    checkpoint.save_state(tmp_path / "last", setup, init_state(setup, SETTINGS))
+    experiment = Experiment("tiny", model=setup.settings, training=SETTINGS)
+    with pytest.raises(ValueError, match="last holds the state of a training run, not a model"):
+        train.start(experiment, None, tmp_path / "new", tmp_path / "last")
+
+
 def test_checkpoint_holds_all_that_a_forecast_needs(setup, tmp_path):
     params = setup.init(3)
     checkpoint.save(tmp_path / "best", setup, params, {"origin": "a test"})

@@ -63,6 +63,12 @@ def restore(path: str | Path) -> TrainedForecast:
     Weights saved in double precision come back so where JAX has it enabled.
     """
     values = _description(path)
+    if (Path(path) / "state").exists():
+        raise ValueError(
+            f"{path} holds the state of a training run, not a model: the run goes on from it when "
+            "started again with the same folder (--out); the weights to start from or to forecast "
+            "with are in 'best' beside it, or in 'ema' once the run has ended."
+        )
     forecaster = _forecaster(values)
     dtype = jax.dtypes.canonicalize_dtype(values.get("precision", "float32"))
     like = jax.tree.map(lambda x: x.astype(dtype), forecaster.init(0))
@@ -95,7 +101,7 @@ def _description(path: str | Path) -> dict:
     if not file.exists():
         raise FileNotFoundError(
             f"{path} is no checkpoint: it has no model.json; give the directory that "
-            "`python -m experiments.train` wrote (it ends in 'best' or 'last')."
+            "`python -m experiments.train` wrote (it ends in 'best' or 'ema')."
         )
     try:
         values = json.loads(file.read_text())
