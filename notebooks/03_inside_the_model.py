@@ -312,12 +312,13 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The bonds run hot: in the reference MD the same measure gives 296 ± 3 K. (Over 100 ps and three
-# seeds this model has silicon at 286 K and oxygen at 307 K as well.) `trajcast_jax/modes.py` cuts
-# finest, mode by mode: `normal_modes` of a reference trajectory, `mode_temperatures` of any other.
-# Here vibrations between 120 and 800 cm⁻¹ run at about 255 K and those above 900 cm⁻¹ at about 400
-# K (`python -m experiments.evaluate quartz --rollout DIR --modes`, in a clone of the repository
-# with reference runs). Look at such a cut before you trust a dynamical property.
+# The elements are right, but the bonds run hot: 334 K over 100 ps, where the reference MD has 296 ± 3 K by
+# the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a reference
+# trajectory, `mode_temperatures` of any other. Here vibrations at 120 to 300 cm⁻¹ run at about
+# 250 K and those above 800 cm⁻¹ at about 345 K (`python -m experiments.evaluate quartz --rollout DIR
+# --modes`, in a clone of the repository with reference runs). It was 400 K, and silicon 21 K colder
+# than oxygen, before `training.energy_balance` held every kind of motion to its energy. Look at such
+# a cut before you trust a dynamical property.
 #
 # ## What changes on a GPU or TPU
 #
