@@ -312,13 +312,13 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The elements are right, but the bonds run hot: 334 K over 100 ps, where the reference MD has 296 ± 3 K by
-# the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a reference
-# trajectory, `mode_temperatures` of any other. Here vibrations at 120 to 300 cm⁻¹ run at about
-# 250 K and those above 800 cm⁻¹ at about 345 K (`python -m experiments.evaluate quartz --rollout DIR
-# --modes`, in a clone of the repository with reference runs). It was 400 K, and silicon 21 K colder
-# than oxygen, before `training.energy_balance` held every kind of motion to its energy. Look at such
-# a cut before you trust a dynamical property.
+# The elements are right, but the bonds run hot: 334 K over 100 ps, where the reference MD has
+# 296 ± 3 K by the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes`
+# of a reference trajectory, `mode_temperatures` of any other. Here vibrations at 120 to 300 cm⁻¹
+# run at about 250 K and those above 800 cm⁻¹ at about 345 K (`python -m experiments.evaluate quartz
+# --rollout DIR --modes`, in a clone of the repository with reference runs). It was 400 K, and
+# silicon 21 K colder than oxygen, before `training.energy_balance` held every kind of motion to its
+# energy. Look at such a cut before you trust a dynamical property.
 #
 # ## What changes on a GPU or TPU
 #

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from trajcast_jax.conservation import conserve_angular, conserve_linear
+from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.mechanics import (
     angular_momentum,
     angular_velocity,
@@ -17,7 +19,7 @@ from trajcast_jax.mechanics import (
     rigid_velocities,
     temperature,
 )
-from trajcast_jax.system import make_system, pad
+from trajcast_jax.system import make_system, minimum_image, pad, wrap
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 WATER = np.array([[0.0, 0.0, 0.1], [0.76, 0.0, -0.48], [-0.76, 0.0, -0.48]])
@@ -115,3 +117,33 @@ def test_a_frame_at_a_time_maps_over_trajectories():
     frames = jnp.stack([system.velocities, 2 * system.velocities])
     energies = jax.vmap(lambda v: kinetic_energy(system.replace(velocities=v)))(frames)
     np.testing.assert_allclose(energies[1], 4 * energies[0], rtol=1e-6)
+
+
+def products_in(jaxpr):
+    """All matrix products of a traced function, in its inner functions too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from products_in(inner)
+            elif hasattr(inner, "jaxpr"):
+                yield from products_in(inner.jaxpr)
+
+
+def test_geometry_and_momenta_are_multiplied_in_full_precision(quartz, ethanol):
+    """A GPU or TPU would round the factors to three digits, and nobody would see it on a CPU."""
+    listed = neighbor_list(quartz.cell, 3.5, 0.5).allocate(quartz)
+    functions = {
+        "graph": lambda: graph(quartz, listed, 3.5),
+        "minimum image": lambda: minimum_image(quartz.positions, quartz.cell),
+        "wrap": lambda: wrap(quartz.positions, quartz.cell),
+        "linear": lambda: conserve_linear(quartz, quartz, 30.0),
+        "angular": lambda: conserve_angular(ethanol, ethanol),
+    }
+    for name, function in functions.items():
+        found = list(products_in(jax.make_jaxpr(function)().jaxpr))
+        assert found, name
+        for equation in found:
+            precision = equation.params["precision"] or ()
+            assert set(precision) == {jax.lax.Precision.HIGHEST}, f"{name}: {equation}"

@@ -16,7 +16,7 @@ from trajcast_jax.mechanics import (
     momentum,
     total_mass,
 )
-from trajcast_jax.system import System
+from trajcast_jax.system import System, product
 
 
 def conserve_linear(
@@ -39,7 +39,7 @@ def conserve_linear(
     total = momentum(before) if target is None else jnp.asarray(target, before.velocities.dtype)
     velocity = total / mass
     # The mean displacement, not the difference of two centres: those may be far from 0.
-    moved = before.masses @ (after.positions - before.positions) / mass
+    moved = product(before.masses, after.positions - before.positions) / mass
     shift = velocity * time_step - moved
     if not uniform:
         shift = jnp.where(jnp.all(total == 0), -moved, 0.0)

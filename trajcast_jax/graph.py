@@ -18,7 +18,7 @@ from jax import lax
 from jax_md import custom_partition, partition, space
 from jaxtyping import Array, Bool, Float, Int
 
-from trajcast_jax.system import System, heights, image_shifts
+from trajcast_jax.system import System, heights, image_shifts, product
 
 
 @struct.dataclass
@@ -86,7 +86,7 @@ def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
     senders = jnp.where(neighbors.idx < n_atoms, neighbors.idx, 0).astype(jnp.int32)
     vectors = system.positions[senders] - system.positions[:, None]
     if system.cell is not None:
-        vectors = vectors + neighbors.shifts.astype(vectors.dtype) @ system.cell
+        vectors = vectors + product(neighbors.shifts.astype(vectors.dtype), system.cell)
     mask = (neighbors.idx < n_atoms) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
     nowhere = jnp.asarray([cutoff, 0.0, 0.0], vectors.dtype)
     return Graph(jnp.where(mask[..., None], vectors, nowhere), jnp.where(mask, senders, 0), mask)
@@ -169,7 +169,7 @@ def _same(system: System):
 
 def _fractional(system: System):
     """Fractional coordinates folded into [0, 1)."""
-    fractional = system.positions @ jnp.linalg.inv(system.cell)
+    fractional = product(system.positions, jnp.linalg.inv(system.cell))
     folded = fractional - jnp.floor(fractional)
     return jnp.where(folded < 1.0, folded, 0.0)  # −1e-9 folds to 1.0 in float32
 
@@ -221,5 +221,6 @@ def _shifts(lists, system: System) -> Float[Array, "atom neighbor 3"]:
         vectors = system.positions[senders] - system.positions[:, None]
         return image_shifts(vectors, system.cell)
     # The list was made for folded positions: r_folded = r + fold·cell.
-    fold = jnp.round(_fractional(system) - system.positions @ jnp.linalg.inv(system.cell))
+    exact = product(system.positions, jnp.linalg.inv(system.cell))
+    fold = jnp.round(_fractional(system) - exact)
     return lists.shifts + fold[senders] - fold[:, None]

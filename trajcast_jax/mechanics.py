@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from trajcast_jax.system import System
+from trajcast_jax.system import System, product
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 POINT_RADIUS = 1e-3
@@ -23,12 +23,12 @@ def total_mass(system: System) -> Float[Array, ""]:
 
 def momentum(system: System) -> Float[Array, "3"]:
     """Total linear momentum Σ m v (Da·Å/fs)."""
-    return system.masses @ system.velocities
+    return product(system.masses, system.velocities)
 
 
 def center_of_mass(system: System) -> Float[Array, "3"]:
     """Centre of mass Σ m r / M of the unwrapped positions (Å)."""
-    return system.masses @ system.positions / total_mass(system)
+    return product(system.masses, system.positions) / total_mass(system)
 
 
 def arms(system: System) -> Float[Array, "atom 3"]:
@@ -38,13 +38,13 @@ def arms(system: System) -> Float[Array, "atom 3"]:
 
 def angular_momentum(system: System) -> Float[Array, "3"]:
     """Angular momentum about the centre of mass, Σ m c × v (Da·Å²/fs)."""
-    return system.masses @ jnp.cross(arms(system), system.velocities)
+    return product(system.masses, jnp.cross(arms(system), system.velocities))
 
 
 def inertia_tensor(system: System) -> Float[Array, "3 3"]:
     """Inertia tensor about the centre of mass, Σ m (c² 1 − c cᵀ) (Da·Å²)."""
     c = arms(system)
-    second = jnp.einsum("i,ia,ib->ab", system.masses, c, c)
+    second = jnp.einsum("i,ia,ib->ab", system.masses, c, c, precision="highest")
     return jnp.trace(second) * jnp.eye(3, dtype=c.dtype) - second
 
 
@@ -76,11 +76,11 @@ def angular_velocity(system: System, momentum: Float[Array, "3"]) -> Float[Array
     body = jnp.where(line | point, jnp.eye(3, dtype=unit.dtype), unit)
     a, b, c = body
     adjugate = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)])
-    inverse = adjugate / jnp.dot(a, jnp.cross(b, c))
+    inverse = adjugate / jnp.sum(a * jnp.cross(b, c))
     inverse = jnp.where(line, unit, inverse)
-    omega = inverse @ momentum
+    omega = product(inverse, momentum)
     # One refinement: the cofactors of a nearly straight molecule have cancelled.
-    omega = omega + inverse @ (momentum - unit @ omega)
+    omega = omega + product(inverse, momentum - product(unit, omega))
     return jnp.where(point, 0.0, omega / scale)
 
 

@@ -32,6 +32,14 @@ class System:
     mask: Bool[Array, "atom"]
 
 
+def product(a: Array, b: Array) -> Array:
+    """a @ b in full precision, for geometry and momenta.
+
+    By default GPUs round the factors to TF32 and TPUs to bfloat16: 14.90 Å would become 14.88 Å.
+    """
+    return jnp.matmul(a, b, precision="highest")
+
+
 def make_system(positions, velocities, species, *, cell=None, masses=None, dtype=None) -> System:
     """A System from arrays; masses default to the standard atomic weights.
 
@@ -77,21 +85,22 @@ def heights(cell: Float[Array, "3 3"]) -> Float[Array, "3"]:
 
 def image_shifts(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"]):
     """Integer shifts S such that `vectors + S @ cell` has fractional parts in [−½, ½]."""
-    return -jnp.round(vectors @ jnp.linalg.inv(cell))
+    return -jnp.round(product(vectors, jnp.linalg.inv(cell)))
 
 
 def minimum_image(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
     """Vectors shifted to the nearest image; exact when shorter than half the smallest height."""
     if cell is None:
         return vectors
-    return vectors + image_shifts(vectors, cell) @ cell
+    return vectors + product(image_shifts(vectors, cell), cell)
 
 
 def wrap(positions: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
     """Positions folded into the cell."""
     if cell is None:
         return positions
-    return positions - jnp.floor(positions @ jnp.linalg.inv(cell)) @ cell
+    whole = jnp.floor(product(positions, jnp.linalg.inv(cell)))
+    return positions - product(whole, cell)
 
 
 def unwrap(positions: Float[Array, "time atom 3"], cell: Float[Array, "3 3"] | None):
