@@ -45,3 +45,5 @@ def _keep_compiled() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "trajcast_jax"))
+        # A report is made by some three hundred small programs: together a third of its time.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
