@@ -314,7 +314,10 @@ def report(run: Run, out: Path, extra: dict) -> list[Path]:
     for path, kelvin in zip(folders(run, out), run.temperatures, strict=True):
         rollout = dataclasses.replace(experiment.rollout, temperature=kelvin)
         settings = dataclasses.replace(experiment, rollout=rollout)
-        reports.append(write_report(path, path / "trajectory.h5", measured, settings, extra))
+        own = dict(extra)
+        if own.pop("stopped_replica", 0) != len(reports) and "stopped" in own:
+            own["stopped_with_another"] = own.pop("stopped")
+        reports.append(write_report(path, path / "trajectory.h5", measured, settings, own))
         written.append(path / "report.md")
     if len(set(run.temperatures)) == 1 < len(reports):
         write_summary(out, reports)
@@ -332,7 +335,7 @@ def main(arguments: Arguments) -> int:
         extra |= forecast(run, out)
     except RolloutError as error:
         failed = 1
-        extra["stopped"] = str(error)
+        extra |= {"stopped": str(error), "stopped_replica": error.replica}
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         command = f"python -m experiments.rollout {arguments.experiment} --resume --out {out}"

@@ -332,6 +332,16 @@ def test_report_files_of_a_trajectory_file(reference, tmp_path):
     assert "nan" not in text.lower().replace("nan,", "")
 
 
+def test_a_forecast_that_was_stopped_has_failed(reference, tmp_path):
+    """The frame that was too hot is not among those that were kept."""
+    stopped = "The temperature reached 53332808 K at step 601, which is above the limit."
+    report = write_report(tmp_path, salt(5, 20.0, 600), reference, SETTINGS, {"stopped": stopped})
+    assert report["failure"]["frame"] == 600
+    text = (tmp_path / "report.md").read_text()
+    assert f"**It failed after 12.00 ps: {stopped[:-1]}.**" in text
+    assert "temperature" in report
+
+
 @pytest.mark.parametrize("frame", [0, 15, 600 - 1])
 def test_a_forecast_that_fails_still_gets_its_report(frame, reference, tmp_path):
     """Nothing after the failure is measured, and nothing at all when too little is before it."""

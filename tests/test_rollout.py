@@ -422,8 +422,9 @@ def test_replicas_overflow_restart_and_fail(tmp_path):
     systems = jax.vmap(start)(jnp.asarray([0.1, 1.0]))
     many = replicate(sim)
     states = many.init(keys, systems, alone(fliers()))
-    with pytest.raises(RolloutError, match="step 11 of replica 1, at atom 2"):
+    with pytest.raises(RolloutError, match="step 11 of replica 1, at atom 2") as caught:
         list(simulate(many, states, 3, 4))
+    assert caught.value.replica == 1
 
 
 def test_ramp_and_momentum_zeroing_inside_a_rollout():

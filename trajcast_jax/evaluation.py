@@ -193,7 +193,8 @@ def write_report(
       reference: a file that `measurement.save` wrote, or what it holds.
       settings: the experiment; its `rollout` says how the forecast was made.
       extra: goes into the report under its own keys: `one_step` (of `one_step_errors`) gets a
-        table, everything else a line of "The run".
+        table, `stopped` says why the rollout ended early, and everything else is a line of
+        "The run".
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -208,6 +209,10 @@ def write_report(
             raise ValueError(f"{path} holds one frame; a forecast to be judged needs two or more.")
         time_step = float(times[1] - times[0])
     report, curves = compare(forecast, reference, settings, time_step)
+    if report["failure"]["time_ps"] is None and "stopped" in extra:
+        # What was wrong is not among the frames that were kept.
+        end = {"time_ps": report["duration_ps"], "frame": report["frames"]}
+        report["failure"] |= end | {"reason": extra["stopped"].rstrip(".")}
     report = extra | report
     kelvin = measurement.temperatures(forecast, settings.model.conserve_angular)
     report["plots"] = plot_all(directory, report, kelvin, curves, reference)

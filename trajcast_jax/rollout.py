@@ -80,7 +80,15 @@ class Simulator(NamedTuple):
 
 
 class RolloutError(RuntimeError):
-    """A rollout met NaN or a temperature above its limit; the message says where."""
+    """A rollout met NaN or a temperature above its limit; the message says where.
+
+    Attributes:
+      replica: which one did, 0 if there is but one.
+    """
+
+    def __init__(self, message: str, replica: int = 0):
+        super().__init__(message)
+        self.replica = replica
 
 
 def simulator(
@@ -277,7 +285,7 @@ def simulate(
                     positions=frames.positions[:good], velocities=frames.velocities[:good]
                 ),
             )
-            raise RolloutError(describe_failure(state))
+            raise RolloutError(describe_failure(state), _first_failed(state))
         yield state, frames
 
 
@@ -326,11 +334,16 @@ def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> Simu
     return state.replace(neighbors=new.replace(rebuilds=listed.rebuilds))
 
 
+def _first_failed(state: SimulatorState) -> int:
+    """The replica that failed first; 0 if none did."""
+    kinds, steps = jnp.atleast_1d(state.failure.kind), jnp.atleast_1d(state.failure.step)
+    return int(jnp.argmin(jnp.where(kinds == FINE, jnp.iinfo(jnp.int32).max, steps)))
+
+
 def describe_failure(state: SimulatorState) -> str:
     """One sentence on what went wrong, in the replica where it did first; "" if nothing did."""
-    kinds = jnp.atleast_1d(state.failure.kind)
-    steps = jnp.where(kinds == FINE, jnp.iinfo(jnp.int32).max, jnp.atleast_1d(state.failure.step))
-    first = int(jnp.argmin(steps))
+    kinds, first = jnp.atleast_1d(state.failure.kind), _first_failed(state)
+    steps = jnp.atleast_1d(state.failure.step)
     if kinds[first] == FINE:
         return ""
     atom = int(jnp.atleast_1d(state.failure.atom)[first])
