@@ -13,7 +13,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from trajcast_jax.observables import block_average
-from trajcast_jax.rollout import FINE, RolloutError, describe_failure, overflowed
+from trajcast_jax.rollout import require_sound
 
 
 @struct.dataclass
@@ -59,13 +59,7 @@ def lyapunov_exponent(
             "least 3 blocks, and a number of strides that is a multiple of them."
         )
     end, logarithms = _tangent_growth(step, n, time_step, state, key)
-    if end.failure.kind != FINE:
-        raise RolloutError(describe_failure(end))
-    if overflowed(end):
-        raise RolloutError(
-            f"The neighbour list overflows with {end.neighbors.idx.shape[-1]} slots per atom "
-            "within these strides; start from the simulator's `grow(state)`."
-        )
+    require_sound(end)
     mean, error = block_average(logarithms[n // blocks :] / time_step, blocks - 1)
     return Growth(mean, error, logarithms, float(time_step))
 

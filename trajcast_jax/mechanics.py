@@ -128,6 +128,23 @@ def rigid_velocities(system: System, angular: bool) -> Float[Array, "atom 3"]:
     return rigid
 
 
+def on_energy_shell(system: System, velocities: Float[Array, "atom 3"]) -> Float[Array, "atom 3"]:
+    """The nearest to `velocities` (Å/fs) that have the momenta and kinetic energy of `system`.
+
+    Its motion as a whole, which carries the momenta (without a cell the angular too), takes the
+    place of theirs; what is left of them is scaled, for its kinetic energy adds to that.
+    """
+
+    def inner(v):
+        return v - rigid_velocities(system.replace(velocities=v), angular=system.cell is None)
+
+    def energy(v):
+        return kinetic_energy(system.replace(velocities=v))
+
+    own, given = inner(system.velocities), inner(velocities)
+    return system.velocities - own + jnp.sqrt(energy(own) / energy(given)) * given
+
+
 def maxwell_boltzmann(
     key: PRNGKeyArray, system: System, temperature: float | Float[Array, ""]
 ) -> Float[Array, "atom 3"]:

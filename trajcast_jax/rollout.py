@@ -305,6 +305,17 @@ def overflowed(state: SimulatorState) -> Bool[Array, ""]:
     return jnp.any(state.neighbors.overflow)
 
 
+def require_sound(state: SimulatorState) -> None:
+    """Raise if a rollout of one system failed on its way to `state`, or its list overflowed."""
+    if state.failure.kind != FINE:
+        raise RolloutError(describe_failure(state))
+    if overflowed(state):
+        raise RolloutError(
+            f"The neighbour list overflows with {state.neighbors.idx.shape[-1]} slots per atom "
+            "within these strides; start from the simulator's `grow(state)`."
+        )
+
+
 def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> SimulatorState:
     """The state with `capacity` slots for neighbours, by default GROWTH times as many.
 

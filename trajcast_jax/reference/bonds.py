@@ -1,10 +1,11 @@
 """Bonds and angles of a trajectory: do molecules stay whole, and have they their shape?"""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
+from ase.data import atomic_numbers, covalent_radii
 from ase.neighborlist import neighbor_list
 from jaxtyping import Float, Int
 
@@ -61,6 +62,20 @@ def bonded_pairs(run: System) -> Int[np.ndarray, "bond 2"]:
     first, second = neighbor_list("ij", atoms, (BONDED * covalent_radii[atoms.numbers]).tolist())
     # Of several images (tiny cells) the minimum image below sees one.
     return np.unique(np.stack([first, second], axis=1)[first < second], axis=0)
+
+
+def bonded_chain(system: System, symbols: Sequence[str]) -> tuple[int, ...]:
+    """The first chain of different atoms of these elements, each bonded to the next, in a frame."""
+    bonds = bonded_pairs(system.replace(positions=system.positions[None]))
+    bonded = set(map(tuple, np.concatenate([bonds, bonds[:, ::-1]]).tolist()))
+    kinds = [np.flatnonzero(np.asarray(system.species) == atomic_numbers[s]) for s in symbols]
+    chains = [(i,) for i in kinds[0].tolist()]
+    for kind in kinds[1:]:
+        longer = [(*chain, j) for chain in chains for j in kind.tolist() if j not in chain]
+        chains = [chain for chain in longer if chain[-2:] in bonded]
+    if not chains:
+        raise ValueError(f"No atoms are bonded as {'–'.join(symbols)}; give their indices.")
+    return chains[0]
 
 
 def _angles(bonds: Int[np.ndarray, "bond 2"]) -> Int[np.ndarray, "angle 3"]:
