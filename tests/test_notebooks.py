@@ -25,7 +25,8 @@ def cells(notebook):
 def test_every_notebook_is_a_pair():
     scripts = {path.stem for path in (ROOT / "notebooks").glob("*.py")}
     assert scripts == {path.stem for path in NOTEBOOKS}
-    assert {"01_quickstart", "02_train_your_own", "03_inside_the_model"} <= scripts
+    known = {"01_quickstart", "02_train_your_own", "03_inside_the_model", "04_differentiable"}
+    assert known <= scripts
 
 
 @every_notebook

@@ -1,0 +1,278 @@
+"""Sensitivities of structure and spectrum, by gradients: `python -m experiments.sensitivity`.
+
+How do g(r) and a peak of the vibrational spectrum of a forecast answer to the temperature of its
+thermostat and to the mass of oxygen? By forward-mode derivatives through windows from several
+equilibrium starts, and by central differences of the same forecasts with the same random numbers.
+A network that has learned one set of masses does not know them: what is found for the mass is the
+answer of thermostat and conservation, not the isotope effect, which stands beside it.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import experiments
+from trajcast_jax import checkpoint, io, measurement
+from trajcast_jax.ensemble import csvr
+from trajcast_jax.gradients import describe_growth, lyapunov_exponent
+from trajcast_jax.graph import neighbor_list
+from trajcast_jax.observables import (
+    cut,
+    nyquist_wavenumber,
+    select,
+    vibrational_density_of_states,
+)
+from trajcast_jax.pairs import images_within
+from trajcast_jax.plots import FORECAST, LIMIT, STORED, STYLE
+from trajcast_jax.rollout import (
+    FINE,
+    RolloutError,
+    describe_failure,
+    overflowed,
+    rollout,
+    simulator,
+)
+from trajcast_jax.soft_observables import TAIL, peak_position, soft_radial_distribution_function
+
+SILICON, OXYGEN = 14, 8
+BAND = (315.0, 390.0)
+"""cm⁻¹: a group of oxygen's modes between two gaps, of which the shipped model is right within 2 %
+in energy. In the reference a quarter of its density is folded from 722 to 797 cm⁻¹."""
+RADIUS, BINS, WIDTH = 2.2, 110, 0.03
+"""Å, and the number of bins: of g(r) Si–O."""
+EVERY = 4
+"""Strides between the frames of g(r)."""
+SETTLE = 8
+"""Strides before a spectrum begins: 240 fs, three time constants of the thermostat."""
+DIFFERENCES = {"temperature": 10.0, "oxygen mass": 0.5}
+"""K and Da, to either side."""
+UNITS = {"temperature": "K", "oxygen mass": "Da"}
+
+
+class Forecasts:
+    """Windows of a forecast as a function of temperature and mass of oxygen."""
+
+    def __init__(self, strides: int, block: int, temperature: float, time_constant: float):
+        self.model = checkpoint.restore(checkpoint.pretrained("quartz"))
+        self.system = io.read(checkpoint.pretrained("quartz") / "start.extxyz")
+        self.neighbors = neighbor_list(self.system.cell, self.model.cutoff, skin=0.5)
+        self.images = images_within(self.system.cell, RADIUS + TAIL * WIDTH)
+        self.strides, self.block, self.time_constant = strides, block, time_constant
+        self.oxygen = select(self.system, OXYGEN)
+        mass = float(self.system.masses[self.oxygen[0]])
+        self.inputs = {"temperature": jnp.float32(temperature), "oxygen mass": jnp.float32(mass)}
+        self.values = jax.jit(self.observe)
+        self.slopes = jax.jit(self._slopes)
+
+    def simulator(self, kelvin):
+        """Of the shipped model under CSVR at `kelvin`, which may be traced."""
+        thermostat = csvr(kelvin, self.time_constant)
+        return thermostat, simulator(
+            self.model.forecast, self.neighbors, thermostat, time_step=self.model.time_step
+        )
+
+    def starts(self, windows: int, apart: int):
+        """States at equilibrium, `apart` strides from each other, each with its own key."""
+        _, sim = self.simulator(self.inputs["temperature"])
+        state = sim.init(jax.random.key(0), self.system)
+        state = sim.grow(state, state.neighbors.idx.shape[-1] + 8)
+        run = jax.jit(rollout(sim.step, apart, every=apart))
+        for window in range(windows):
+            state, _ = run(state)
+            yield state.replace(key=jax.random.fold_in(jax.random.key(1), window))
+
+    def observe(self, inputs, state):
+        """g(r) of every block and spectra of oxygen up to the end of each; the last state."""
+        thermostat, sim = self.simulator(inputs["temperature"])
+        masses = state.system.masses.at[self.oxygen].set(inputs["oxygen mass"])
+        system = state.system.replace(masses=masses)
+        state = state.replace(system=system, coupling=thermostat.init(state.key, system))
+        end, frames = rollout(sim.step, self.strides)(state)
+        # What is traced is not needed: species and cell must be concrete.
+        frames = self.system.replace(positions=frames.positions, velocities=frames.velocities)
+        pair = partial(
+            soft_radial_distribution_function, species_a=SILICON, species_b=OXYGEN,
+            r_max=RADIUS, bins=BINS, width=WIDTH, images=self.images,
+        )  # fmt: skip
+        ends = range(self.block, self.strides + 1, self.block)
+        parts = [cut(frames, slice(n - self.block, n, EVERY)) for n in ends]
+        found = {"g": jnp.stack([pair(part)[1] for part in parts])}
+        for n in ends[1:]:
+            moving = frames.velocities[SETTLE:n, self.oxygen]
+            found[f"{n}"] = vibrational_density_of_states(moving, self.model.time_step)[1]
+        return found, end
+
+    def _slopes(self, inputs, state):
+        """The observables, and their derivatives in every input along a leading axis."""
+        unit = jnp.eye(len(inputs))
+        directions = {name: unit[k] for k, name in enumerate(inputs)}
+
+        def push(direction):
+            return jax.jvp(lambda x: self.observe(x, state), (inputs,), (direction,), has_aux=True)
+
+        return jax.vmap(push, out_axes=(None, 0, None))(directions)
+
+    def run(self, state):
+        """Values, slopes and shifted values of the window from a state: see `jackknife`."""
+        values, slopes, end = self.slopes(self.inputs, state)
+        ends, shifted = [end], {}
+        for name, step in DIFFERENCES.items():
+            for side in (1, -1):
+                inputs = self.inputs | {name: self.inputs[name] + side * step}
+                shifted[name, side], end = self.values(inputs, state)
+                ends.append(end)
+        for end in ends:
+            if end.failure.kind != FINE or overflowed(end):
+                raise RolloutError(
+                    describe_failure(end) or "A neighbour list overflows; give room."
+                )
+        return jax.device_get((values, slopes, shifted))
+
+
+def jackknife(estimate, samples):
+    """`estimate(means)` of samples along leading axes, and its error by leaving one out."""
+    n = len(jax.tree.leaves(samples)[0])
+
+    def without(k):
+        return estimate(jax.tree.map(lambda x: np.delete(x, k, axis=0).mean(axis=0), samples))
+
+    left = np.stack([without(k) for k in range(n)])
+    error = np.sqrt((n - 1) * left.var(axis=0))
+    return np.asarray(estimate(jax.tree.map(lambda x: x.mean(axis=0), samples))), error
+
+
+def compare(statistic, samples) -> dict:
+    """Slopes of a statistic of mean observables: gradient, difference, theirs; with errors."""
+    result = {"value": jackknife(lambda means: statistic(means[0]), samples)}
+    for k, (name, step) in enumerate(DIFFERENCES.items()):
+
+        def gradient(means, k=k):
+            tangent = jax.tree.map(lambda x: x[k], means[1])
+            return jax.jvp(statistic, (means[0],), (tangent,))[1]
+
+        def difference(means, name=name, step=step):
+            up, down = (statistic(means[2][name, side]) for side in (1, -1))
+            return (up - down) / (2 * step)
+
+        result[name] = {
+            "gradient": jackknife(gradient, samples),
+            "difference": jackknife(difference, samples),
+            "gradient - difference": jackknife(lambda m: gradient(m) - difference(m), samples),
+        }
+    return jax.tree.map(lambda x: np.asarray(x, float).tolist(), result)
+
+
+def physics(mass: float, position: float) -> float:
+    """d(peak)/d(mass of oxygen) (cm⁻¹/Da) of real vibrations: −½ ω p/m.
+
+    p is the share of oxygen in the kinetic energy of the band, from the reference's spectra.
+    """
+    reference = measurement.load(checkpoint.pretrained("quartz") / "reference.npz")
+    grid = reference["vdos_stored/wavenumbers"]
+    inside = (grid >= BAND[0]) & (grid <= BAND[1])
+    oxygen, silicon = (reference[f"vdos_stored/{s}"][inside].sum() for s in ("O", "Si"))
+    return float(-position / (2 * mass) * 2 * oxygen / (2 * oxygen + silicon))
+
+
+def plot(result: dict) -> Figure:
+    """dg/dT as a curve, and the slopes of both observables against the length of the windows."""
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    first, *others = figure.subplots(1, 3)
+    styles = {"gradient": ("o", FORECAST), "difference": ("s", LIMIT)}
+    curve = result["g(r)"]["temperature"]
+    for kind, (_, color) in styles.items():
+        mean, error = np.asarray(curve[kind])
+        line = {"gradient": {"lw": 2.5, "alpha": 0.6}, "difference": {"lw": 1, "ls": "--"}}[kind]
+        first.plot(result["r"], mean, color=color, label=kind, **line)
+        first.fill_between(result["r"], mean - error, mean + error, color=color, alpha=0.2, lw=0)
+    first.set(xlabel="r (Å)", ylabel="dg/dT (1/K)", xlim=(1.4, 1.9), title="g(r) Si–O")
+    first.legend()
+    panels = (("height", "temperature", "d(height)/dT (1/K)"),
+              ("peak", "oxygen mass", "d(peak)/dm (cm⁻¹/Da)"))  # fmt: skip
+    for axes, (observable, name, label) in zip(others, panels, strict=True):
+        times = np.asarray(result[observable]["times_ps"])
+        for kind, (marker, color) in styles.items():
+            mean, error = np.asarray(result[observable][name][kind])
+            shift = 0.04 if kind == "difference" else 0.0
+            axes.errorbar(times + shift, mean, error, fmt=marker, color=color, capsize=3)
+        axes.axhline(0, color=STORED, lw=0.8)
+        axes.set(xlabel="time since the change (ps)", ylabel=label)
+    others[0].set_title("height of the Si–O peak")
+    others[1].axhline(result["isotope_effect_cm-1_per_Da"], color="black", lw=1, ls=":")
+    others[1].set_title("oxygen's peak; dotted: true isotope effect")
+    return figure
+
+
+def main(
+    windows: int = 4,
+    strides: int = 128,
+    block: int = 32,
+    apart: int = 30,
+    growth_strides: int = 240,
+    temperature: float = 300.0,
+    time_constant: float = 75.0,
+    out: Path = Path("experiments/results/sensitivity.json"),
+) -> None:
+    """Writes `out` (JSON) and a plot beside it.
+
+    Args:
+      windows: number of equilibrium starts.
+      strides: of every window.
+      block: strides after each of which the slopes are looked at.
+      apart: strides between two starts.
+      growth_strides: over which the Lyapunov exponent is taken, a multiple of 4.
+      temperature: K, of the thermostat.
+      time_constant: fs, of the thermostat.
+      out: file to write.
+    """
+    forecasts = Forecasts(strides, block, temperature, time_constant)
+    dt, mass = forecasts.model.time_step, float(forecasts.inputs["oxygen mass"])
+    starts = list(forecasts.starts(windows, apart))
+    sim = forecasts.simulator(temperature)[1]
+    growth = lyapunov_exponent(sim.step, starts[0], growth_strides, dt, jax.random.key(2), blocks=4)
+    print(describe_growth(growth))
+    runs = [forecasts.run(state) for state in tqdm(starts, desc="windows")]
+    samples = jax.tree.map(lambda *x: np.stack(x), *runs)
+    top = int(samples[0]["g"].mean(axis=(0, 1)).argmax())
+    times = (np.arange(strides // block) + 1) * block * dt * 1e-3
+
+    def peaks(means):
+        found = []
+        for n in range(2 * block, strides + 1, block):
+            density = means[f"{n}"]
+            grid = jnp.linspace(0.0, nyquist_wavenumber(dt), len(density))
+            found.append(peak_position(grid, density, *BAND))
+        return jnp.stack(found)
+
+    height = compare(lambda means: means["g"][:, top], samples)
+    peak = compare(peaks, samples)
+    settled = compare(lambda means: means["g"][1:].mean(axis=0), samples)
+    result = {
+        "windows": windows, "window_ps": strides * dt * 1e-3, "stride_fs": dt,
+        "differences": DIFFERENCES, "jax": jax.__version__, "growth": describe_growth(growth),
+        "height": {"times_ps": times.tolist(), "r": RADIUS / BINS * (top + 0.5)} | height,
+        "peak": {"times_ps": times[1:].tolist(), "band_cm-1": BAND} | peak,
+        "r": ((np.arange(BINS) + 0.5) * RADIUS / BINS).tolist(),
+        "g(r)": settled,
+        "isotope_effect_cm-1_per_Da": physics(mass, peak["value"][0][-1]),
+        "kelvin_per_Da": -temperature * 2 / 3 / mass,
+    }  # fmt: skip
+    for observable in (height, peak):
+        print(json.dumps({k: observable[k] for k in ("value", *DIFFERENCES)}, indent=1))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    with rc_context(STYLE):
+        plot(result).savefig(out.with_suffix(".png"), dpi=150)
+    print(f"{out} and {out.with_suffix('.png').name}")
+
+
+if __name__ == "__main__":
+    experiments.run(lambda: tyro.cli(main))

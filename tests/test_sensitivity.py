@@ -1,0 +1,90 @@
+"""Sensitivities of observables to temperature and mass, through rollouts: laws and differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import as_system, quartz_atoms
+from test_rollout import ALONE, TIME_STEP, harmonic
+
+from experiments.sensitivity import jackknife
+from trajcast_jax.ensemble import csvr, nve
+from trajcast_jax.observables import vibrational_density_of_states
+from trajcast_jax.pairs import images_within
+from trajcast_jax.rollout import rollout, simulator
+from trajcast_jax.soft_observables import TAIL, peak_position, soft_radial_distribution_function
+from trajcast_jax.system import make_system
+
+MASS, OMEGA = 16.0, 0.05
+"""Da, and rad/fs: 265 cm⁻¹."""
+
+
+def knowing(system, neighbors):
+    """Oscillators of ω = √(k/m), moved exactly."""
+    omega = OMEGA * jnp.sqrt(MASS / system.masses)[:, None]
+    cos, sin = jnp.cos(omega * TIME_STEP), jnp.sin(omega * TIME_STEP)
+    x, v = system.positions, system.velocities
+    return system.replace(positions=cos * x + sin / omega * v, velocities=cos * v - omega * sin * x)
+
+
+def peak(mass, forecast):
+    """Where four oscillators of a mass have their spectrum's peak (cm⁻¹), from 4 ps."""
+    x, v = np.random.default_rng(0).normal(size=(2, 4, 3))
+    system = make_system(0.1 * x, 0.005 * v, [8] * 4).replace(masses=jnp.full(4, mass))
+    sim = simulator(forecast, ALONE, nve(), TIME_STEP)
+    _, frames = rollout(sim.step, 400)(sim.init(jax.random.key(0), system))
+    spectrum = vibrational_density_of_states(frames.velocities, TIME_STEP)
+    return peak_position(*spectrum, 150.0, 400.0)
+
+
+def test_a_forecast_that_knows_its_masses_has_the_isotope_effect(x64):
+    """dω/dm = −ω/2m, and what a central difference says."""
+    position = jax.jit(functools.partial(peak, forecast=knowing))
+    slope = jax.jit(jax.grad(position))(MASS)
+    numerical = (position(MASS + 1e-2) - position(MASS - 1e-2)) / 2e-2
+    np.testing.assert_allclose(slope, numerical, rtol=1e-6)
+    np.testing.assert_allclose(slope, -position(MASS) / (2 * MASS), rtol=0.01)
+
+
+def test_a_forecast_that_does_not_has_none(x64):
+    """What the mass of a learned forecast changes, thermostat and conservation change."""
+    position = functools.partial(peak, forecast=harmonic(np.zeros(3), OMEGA))
+    assert jax.jit(jax.grad(position))(MASS) == 0
+
+
+@pytest.mark.parametrize("name", ["temperature", "mass"])
+def test_structure_answers_to_the_thermostat_as_differences_say(name, x64):
+    """The soft g(r) of a crystal of oscillators under CSVR, forward mode and reverse mode."""
+    system = as_system(quartz_atoms())
+    oxygen = np.asarray(system.species) == 8
+    images = images_within(system.cell, 2.0 + TAIL * 0.05)
+
+    def height(given):
+        moved = system.replace(masses=jnp.where(oxygen, given["mass"], system.masses))
+        coupling = csvr(given["temperature"], 50.0)
+        sim = simulator(harmonic(system.positions, 0.02), ALONE, coupling, TIME_STEP)
+        _, frames = rollout(sim.step, 60, every=3)(sim.init(jax.random.key(1), moved))
+        frames = system.replace(positions=frames.positions, velocities=frames.velocities)
+        return soft_radial_distribution_function(frames, 14, 8, 2.0, 20, 0.05, images)[1][16]
+
+    inputs = {"temperature": jnp.asarray(300.0), "mass": jnp.asarray(MASS)}
+    size = {"temperature": 0.1, "mass": 0.01}[name]
+    unit = {key: jnp.asarray(float(key == name)) for key in inputs}
+    value = jax.jit(height)
+    up, down = (value(inputs | {name: inputs[name] + side * size}) for side in (1, -1))
+    reverse = jax.jit(jax.grad(height))(inputs)[name]
+    forward = jax.jit(lambda x: jax.jvp(height, (x,), (unit,))[1])(inputs)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-9)
+    np.testing.assert_allclose(reverse, (up - down) / (2 * size), rtol=1e-6)
+    assert abs(reverse) > 1e-4
+
+
+def test_the_jackknife_gives_the_error_of_a_mean_and_carries_it_through_a_function():
+    samples = {"x": np.random.default_rng(0).normal(5.0, 1.0, size=(400, 3))}
+    mean, error = jackknife(lambda m: m["x"], samples)
+    np.testing.assert_allclose(mean, samples["x"].mean(axis=0))
+    np.testing.assert_allclose(error, samples["x"].std(axis=0, ddof=1) / 20, rtol=1e-9)
+    _, squared = jackknife(lambda m: m["x"] ** 2, samples)
+    np.testing.assert_allclose(squared, 2 * mean * error, rtol=0.01)
