@@ -2,13 +2,18 @@
 
 import difflib
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
+# Before JAX is imported: XLA warns at every kept program that the CPU lacks "+prefer-no-scatter",
+# which is a preference of its own and no feature of a CPU.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from trajcast_jax import config
+import jax  # noqa: E402
+
+from trajcast_jax import config  # noqa: E402
 
 FOLDER = Path(__file__).parent
 
@@ -39,11 +44,13 @@ def run(command: Callable[[], int | None]) -> None:
 def _keep_compiled() -> None:
     """Let compiled programs outlive the process, so that the next run starts at once.
 
-    They are kept in `trajcast_jax` of the user's cache folder, or where the environment's
-    JAX_COMPILATION_CACHE_DIR says.
+    They are kept in `trajcast_jax` of the user's cache folder, apart for each computer, because
+    they are made for its CPU; or where the environment's JAX_COMPILATION_CACHE_DIR says.
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "trajcast_jax"))
+        jax.config.update(
+            "jax_compilation_cache_dir", str(cache / "trajcast_jax" / platform.node())
+        )
         # A report is made by some three hundred small programs: together a third of its time.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
