@@ -212,7 +212,7 @@ def plot(result: dict) -> Figure:
         axes.set(xlabel="time since the change (ps)", ylabel=label)
     others[0].set_title("height of the Si–O peak")
     isotope = result["isotope_effect_cm-1_per_Da"]
-    others[1].set_title(f"oxygen's peak (nature: {isotope:.0f} cm⁻¹/Da)")
+    others[1].set_title(f"oxygen's peak (nature: {isotope:.0f})")
     return figure
 
 
