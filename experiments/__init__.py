@@ -11,9 +11,9 @@ from pathlib import Path
 # which is a preference of its own and no feature of a CPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax  # noqa: E402
+import jax
 
-from trajcast_jax import config  # noqa: E402
+from trajcast_jax import config
 
 FOLDER = Path(__file__).parent
 

@@ -54,7 +54,6 @@ SETTLE = 8
 """Strides before a spectrum begins: 240 fs, three time constants of the thermostat."""
 DIFFERENCES = {"temperature": 10.0, "oxygen mass": 0.5}
 """K and Da, to either side."""
-UNITS = {"temperature": "K", "oxygen mass": "Da"}
 
 
 class Forecasts:
@@ -70,7 +69,9 @@ class Forecasts:
         mass = float(self.system.masses[self.oxygen[0]])
         self.inputs = {"temperature": jnp.float32(temperature), "oxygen mass": jnp.float32(mass)}
         self.values = jax.jit(self.observe)
-        self.slopes = jax.jit(self._slopes)
+        self.slopes = jax.jit(
+            lambda inputs, state: with_slopes(lambda x: self.observe(x, state), inputs)
+        )
 
     def simulator(self, kelvin):
         """Of the shipped model under CSVR at `kelvin`, which may be traced."""
@@ -110,16 +111,6 @@ class Forecasts:
             found[f"{n}"] = vibrational_density_of_states(moving, self.model.time_step)[1]
         return found, end
 
-    def _slopes(self, inputs, state):
-        """The observables, and their derivatives in every input along a leading axis."""
-        unit = jnp.eye(len(inputs))
-        directions = {name: unit[k] for k, name in enumerate(inputs)}
-
-        def push(direction):
-            return jax.jvp(lambda x: self.observe(x, state), (inputs,), (direction,), has_aux=True)
-
-        return jax.vmap(push, out_axes=(None, 0, None))(directions)
-
     def run(self, state):
         """Values, slopes and shifted values of the window from a state: see `jackknife`."""
         values, slopes, end = self.slopes(self.inputs, state)
@@ -137,6 +128,19 @@ class Forecasts:
         return jax.device_get((values, slopes, shifted))
 
 
+def with_slopes(function, inputs):
+    """values and the rest of `function(inputs)`, between them the slopes of the values.
+
+    Slopes in every input are along a leading axis, in the order of the inputs' sorted names.
+    """
+    directions = dict(zip(sorted(inputs), jnp.eye(len(inputs)), strict=True))
+
+    def push(direction):
+        return jax.jvp(function, (inputs,), (direction,), has_aux=True)
+
+    return jax.vmap(push, out_axes=(None, 0, None))(directions)
+
+
 def jackknife(estimate, samples):
     """`estimate(means)` of samples along leading axes, and its error by leaving one out."""
     n = len(jax.tree.leaves(samples)[0])
@@ -152,7 +156,8 @@ def jackknife(estimate, samples):
 def compare(statistic, samples) -> dict:
     """Slopes of a statistic of mean observables: gradient, difference, theirs; with errors."""
     result = {"value": jackknife(lambda means: statistic(means[0]), samples)}
-    for k, (name, step) in enumerate(DIFFERENCES.items()):
+    for k, name in enumerate(sorted(DIFFERENCES)):
+        step = DIFFERENCES[name]
 
         def gradient(means, k=k):
             tangent = jax.tree.map(lambda x: x[k], means[1])
@@ -206,8 +211,8 @@ def plot(result: dict) -> Figure:
         axes.axhline(0, color=STORED, lw=0.8)
         axes.set(xlabel="time since the change (ps)", ylabel=label)
     others[0].set_title("height of the Si–O peak")
-    others[1].axhline(result["isotope_effect_cm-1_per_Da"], color="black", lw=1, ls=":")
-    others[1].set_title("oxygen's peak; dotted: true isotope effect")
+    isotope = result["isotope_effect_cm-1_per_Da"]
+    others[1].set_title(f"oxygen's peak (nature: {isotope:.0f})")
     return figure
 
 
@@ -265,8 +270,6 @@ def main(
         "isotope_effect_cm-1_per_Da": physics(mass, peak["value"][0][-1]),
         "kelvin_per_Da": -temperature * 2 / 3 / mass,
     }  # fmt: skip
-    for observable in (height, peak):
-        print(json.dumps({k: observable[k] for k in ("value", *DIFFERENCES)}, indent=1))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     with rc_context(STYLE):

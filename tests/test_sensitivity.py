@@ -9,7 +9,7 @@ import pytest
 from conftest import as_system, quartz_atoms
 from test_rollout import ALONE, TIME_STEP, harmonic
 
-from experiments.sensitivity import jackknife
+from experiments.sensitivity import DIFFERENCES, compare, jackknife, with_slopes
 from trajcast_jax.ensemble import csvr, nve
 from trajcast_jax.observables import vibrational_density_of_states
 from trajcast_jax.pairs import images_within
@@ -60,11 +60,15 @@ def test_structure_answers_to_the_thermostat_as_differences_say(name, x64):
     system = as_system(quartz_atoms())
     oxygen = np.asarray(system.species) == 8
     images = images_within(system.cell, 2.0 + TAIL * 0.05)
+    # Oscillators out of phase: together at rest they would leave the thermostat a division by 0.
+    rng = np.random.default_rng(0)
+    sites = system.positions + 0.05 * rng.normal(size=system.positions.shape)
+    forecast = harmonic(sites, rng.uniform(0.015, 0.03, size=(9, 1)))
 
     def height(given):
         moved = system.replace(masses=jnp.where(oxygen, given["mass"], system.masses))
         coupling = csvr(given["temperature"], 50.0)
-        sim = simulator(harmonic(system.positions, 0.02), ALONE, coupling, TIME_STEP)
+        sim = simulator(forecast, ALONE, coupling, TIME_STEP)
         _, frames = rollout(sim.step, 60, every=3)(sim.init(jax.random.key(1), moved))
         frames = system.replace(positions=frames.positions, velocities=frames.velocities)
         return soft_radial_distribution_function(frames, 14, 8, 2.0, 20, 0.05, images)[1][16]
@@ -88,3 +92,28 @@ def test_the_jackknife_gives_the_error_of_a_mean_and_carries_it_through_a_functi
     np.testing.assert_allclose(error, samples["x"].std(axis=0, ddof=1) / 20, rtol=1e-9)
     _, squared = jackknife(lambda m: m["x"] ** 2, samples)
     np.testing.assert_allclose(squared, 2 * mean * error, rtol=0.01)
+
+
+def test_gradients_and_differences_stand_beside_their_own_inputs(x64):
+    """An observable that is linear in both inputs, with other slopes at every start."""
+    inputs = {"temperature": jnp.asarray(300.0), "oxygen mass": jnp.asarray(16.0)}
+    slopes = {"temperature": 2.0, "oxygen mass": -5.0}
+
+    def sample(start):
+        def observe(x):
+            return {"g": sum((slopes[k] + start) * x[k] for k in slopes)[None]}, None
+
+        values, tangents, _ = with_slopes(observe, inputs)
+        shifted = {
+            (name, side): observe(inputs | {name: inputs[name] + side * step})[0]
+            for name, step in DIFFERENCES.items()
+            for side in (1, -1)
+        }
+        return values, tangents, shifted
+
+    samples = jax.tree.map(lambda *x: np.stack(x), *[sample(start) for start in (0.0, 1.0, 2.0)])
+    found = compare(lambda means: means["g"], samples)
+    for name, slope in slopes.items():
+        for kind in ("gradient", "difference"):
+            np.testing.assert_allclose(found[name][kind], [[slope + 1], [3**-0.5]], rtol=1e-9)
+        np.testing.assert_allclose(found[name]["gradient - difference"], 0, atol=1e-9)
