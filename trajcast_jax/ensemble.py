@@ -132,10 +132,12 @@ def csvr(
         squares = jax.random.normal(key_chi2, (inner.size,), energy.dtype) ** 2
         chi2 = jnp.sum(jnp.where(jnp.arange(inner.size) < state.dof - 1, squares, 0.0))
         quantum = -jnp.expm1(-time_step / state.time_constant) * BOLTZMANN * target / 2
+        moving = energy > 0
+        energy = jnp.where(moving, energy, 1.0)  # a square root of 0 has no finite derivative
         first = jnp.sqrt(decay * energy) + g * jnp.sqrt(quantum)
-        size = jnp.sqrt((first**2 + quantum * chi2) / jnp.where(energy > 0, energy, 1.0))
+        size = jnp.sqrt((first**2 + quantum * chi2) / energy)
         alpha = jnp.where(first < 0, -size, size)
-        alpha = jnp.where((energy > 0) & (state.dof > 0), alpha, 1.0)
+        alpha = jnp.where(moving & (state.dof > 0), alpha, 1.0)
         return state.replace(steps=steps), system.replace(velocities=rigid + alpha * inner)
 
     return Coupling(init, apply)

@@ -99,8 +99,9 @@ def neighbor_list(
 
     `cell` (rows are lattice vectors, Å) decides the algorithm and must be the cell of the
     systems given later; None is an isolated molecule. A list is reused until an atom has
-    moved skin/2. `allocate` sizes the buffers for the system it is given, with room for 10 %
-    more, or to `capacity` slots per atom; `update` sets `overflow` when that was too few.
+    moved skin/2, and is a constant to derivatives. `allocate` sizes the buffers for the system it
+    is given, with room for 10 % more, or to `capacity` slots per atom; `update` sets `overflow`
+    when that was too few.
     """
     if cutoff <= 0 or skin < 0:
         raise ValueError(
@@ -151,6 +152,8 @@ def neighbor_list(
         )
 
     def update(neighbors: Neighbors, system: System) -> Neighbors:
+        # Who is a neighbour is not a function to differentiate; how far away it is (`graph`) is.
+        system = lax.stop_gradient(system)
         moved = jnp.sum((system.positions - neighbors.reference_positions) ** 2, axis=-1)
         moved = jnp.where(system.mask, moved, 0.0)
         # A NaN compares false: a broken system keeps its list and is caught by the rollout.
