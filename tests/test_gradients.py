@@ -10,9 +10,10 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 from test_rollout import ALONE, TIME_STEP, assert_identical, harmonic, soft_simulator
 
-from trajcast_jax.ensemble import Coupling, csvr, langevin
+from trajcast_jax.ensemble import Coupling, csvr, langevin, nve
+from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
 from trajcast_jax.graph import neighbor_list
-from trajcast_jax.rollout import FINE, repeat, rollout, simulator
+from trajcast_jax.rollout import FINE, RolloutError, repeat, rollout, simulator
 from trajcast_jax.system import make_system
 
 STRIDES = (1, 10, 100)
@@ -130,8 +131,9 @@ def test_gradients_against_central_differences(thermostat, x64):
         np.testing.assert_allclose(vjp, numerical, rtol=1e-6, err_msg=name)
 
 
-def springs(n_atoms=4, coupling=None):
+def springs(coupling=None):
     """A simulator of oscillators that see no neighbours, and its state."""
+    n_atoms = 4
     sites = np.random.default_rng(0).normal(size=(n_atoms, 3))
     sim = simulator(harmonic(sites, 0.02), ALONE, coupling or csvr(300.0, 50.0), TIME_STEP)
     return sim, sim.init(jax.random.key(0), make_system(sites + 0.1, 0.01 * sites, [8] * n_atoms))
@@ -191,11 +193,10 @@ def test_recomputing_does_not_change_the_gradient():
 
 def test_memory_of_a_reverse_pass_grows_as_the_root_of_the_steps():
     """16 times as many steps: 16 times the memory, or 4 times with segments of √n steps."""
-    sim, state = springs(n_atoms=500)
 
     def bytes_held(n, remat):
-        loss, positions = loss_of(repeat(sim.step, n, remat), state)
-        compiled = jit(jax.grad(lambda x: loss(x)[0])).lower(positions).compile()
+        run = repeat(lambda x: jnp.sin(x + jnp.roll(x, 1)), n, remat)
+        compiled = jit(jax.grad(lambda x: run(x).sum())).lower(jnp.ones(3000)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert bytes_held(256, None) > 12 * bytes_held(16, None)
@@ -220,3 +221,69 @@ def test_the_thermostat_has_a_gradient_at_rest():
         return coupling.apply(start, moving, jax.random.key(1), 30.0)[1].velocities[0, 0]
 
     assert jnp.isfinite(jax.grad(velocity)(system.velocities)).all()
+
+
+def map_of(forecast):
+    """A simulator of one atom that a map moves, any temperature allowed, and its state."""
+    system = make_system([[0.3, 0.2, 0.1]], [[0.01, 0.02, 0.03]], [8])
+    sim = simulator(forecast, ALONE, nve(), TIME_STEP, max_temperature=np.inf)
+    return sim, sim.init(jax.random.key(0), system)
+
+
+def cat(system, neighbors):
+    """Arnold's cat map of the torus, x' = 2x + y, y' = x + y, in each component; y = v Δt."""
+    x, y = system.positions, TIME_STEP * system.velocities
+    return system.replace(positions=(2 * x + y) % 1, velocities=(x + y) % 1 / TIME_STEP)
+
+
+def halving(system, neighbors):
+    return system.replace(positions=system.positions / 2, velocities=system.velocities / 4)
+
+
+@pytest.mark.parametrize(
+    ("forecast", "exponent"),
+    [(cat, np.log((3 + 5**0.5) / 2)), (halving, np.log(0.5))],
+    ids=["cat", "halving"],
+)
+def test_the_exponent_of_a_linear_map_is_that_of_its_eigenvalue(forecast, exponent, x64):
+    sim, state = map_of(forecast)
+    growth = lyapunov_exponent(sim.step, state, 200, TIME_STEP, jax.random.key(1))
+    np.testing.assert_allclose(growth.exponent * TIME_STEP, exponent, atol=1e-9)
+    assert growth.error < 1e-9
+    horizon = -np.log(1e-3) * TIME_STEP / exponent if exponent > 0 else np.inf
+    np.testing.assert_allclose(gradient_horizon(growth, 1e-3), horizon, rtol=1e-6)
+
+
+def test_the_exponent_of_oscillators_is_zero(x64):
+    sim, state = springs(coupling=nve())
+    growth = lyapunov_exponent(sim.step, state, 2000, TIME_STEP, jax.random.key(1))
+    assert abs(growth.exponent) < 2 * growth.error < 3e-4
+    assert abs(growth.logarithms.cumsum()).max() < 3
+    assert gradient_horizon(growth) == np.inf
+    assert "not seen to grow in 20 ps" in describe_growth(growth)
+
+
+def test_the_error_of_an_exponent_is_that_of_blocks(x64):
+    """The skew tent map stretches by 1/a or 1/(1 − a): λ = −a ln a − (1 − a) ln(1 − a)."""
+    a, n = 0.2, 20_000
+
+    def tent(system, neighbors):
+        x = system.positions
+        x = jnp.where(x < a, x / a, (1 - x) / (1 - a)) * jnp.asarray([1.0, 0.0, 0.0])
+        return system.replace(positions=x, velocities=0 * system.velocities)
+
+    sim, state = map_of(tent)
+    growth = lyapunov_exponent(sim.step, state, n, TIME_STEP, jax.random.key(1), blocks=20)
+    exact = -a * np.log(a) - (1 - a) * np.log(1 - a)
+    spread = np.log((1 - a) / a) * (a * (1 - a)) ** 0.5 / (0.95 * n) ** 0.5 / TIME_STEP
+    assert 0.5 * spread < growth.error < 1.6 * spread
+    assert abs(growth.exponent - exact / TIME_STEP) < 4 * spread
+    assert "a gradient is noise beyond 0.723 ps (72 strides)" in describe_growth(growth)
+
+
+def test_growth_is_not_measured_on_a_broken_rollout():
+    sim, state = map_of(lambda s, _: s.replace(velocities=s.velocities / 0))
+    with pytest.raises(RolloutError, match="no longer a finite number at step 1"):
+        lyapunov_exponent(sim.step, state, 10, TIME_STEP, jax.random.key(1))
+    with pytest.raises(ValueError, match="at least 3 blocks"):
+        lyapunov_exponent(sim.step, state, 10, TIME_STEP, jax.random.key(1), blocks=4)
