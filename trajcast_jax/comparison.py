@@ -17,6 +17,7 @@ from trajcast_jax.config import Experiment
 from trajcast_jax.measurement import Measured
 from trajcast_jax.mechanics import momentum, total_mass
 from trajcast_jax.pairs import closest_approach, images_within
+from trajcast_jax.soft_observables import diffusion_coefficient
 from trajcast_jax.system import System
 
 CLOSEST_ATOMS = 0.5
@@ -218,7 +219,7 @@ def displacements(forecast: Measured, reference: Measured) -> dict:
         return curve[-1]
 
     def diffusion(curve):
-        return SQUARE_ANGSTROM_PER_FS * np.polyfit(lags[half:], curve[half:], 1)[0] / 6
+        return SQUARE_ANGSTROM_PER_FS * diffusion_coefficient(curve[half:], lags[half:])
 
     part = {"lag_ps": float(lags[-1]) * 1e-3}
     for key in _common("msd/", forecast, reference, but="times"):

@@ -52,16 +52,25 @@ def select(system: System, species: int | None = None) -> Int[np.ndarray, "selec
 # Structure
 
 
-def _pairs(trajectory: System, species_a: int, species_b: int, r_max: float):
-    """What the functions of `pairs.py` take."""
+def pairs_of(trajectory: System, species_a: int, species_b: int):
+    """Indices of the atoms of two species that both exist."""
     a, b = select(trajectory, species_a), select(trajectory, species_b)
     if not len(a) or not len(b):
         raise ValueError(
             f"There are no pairs of species {species_a} and {species_b}: the trajectory holds "
             f"{len(a)} atoms of the one and {len(b)} of the other; choose species that it has."
         )
-    images = jnp.asarray(images_within(trajectory.cell, r_max))
-    return trajectory.positions, trajectory.cell, jnp.asarray(a), jnp.asarray(b), images, r_max
+    return a, b
+
+
+def per_shell(counts: Float[Array, "bin"], cell, a, b, edges) -> Float[Array, "bin"]:
+    """g(r) of the mean numbers of pairs a–b in shells, as `radial_distribution_function` has it."""
+    if cell is None:
+        expected = (len(a) * len(b) - np.isin(a, b).sum()) * jnp.diff(edges)
+    else:
+        density = len(b) / jnp.abs(jnp.linalg.det(cell))
+        expected = len(a) * density * 4 * jnp.pi / 3 * jnp.diff(edges**3)
+    return counts / jnp.maximum(expected, 1e-12)
 
 
 def radial_distribution_function(
@@ -76,17 +85,13 @@ def radial_distribution_function(
     a cell there is no density: then it is the density of pair distances (1/Å), whose
     integral over all distances is 1.
     """
-    pairs = _pairs(trajectory, species_a, species_b, r_max)
-    _, cell, a, b, _, _ = pairs
-    counts = count_distances(*pairs, bins=bins).astype(trajectory.positions.dtype).mean(axis=0)
+    a, b = pairs_of(trajectory, species_a, species_b)
+    positions, cell = trajectory.positions, trajectory.cell
+    images = jnp.asarray(images_within(cell, r_max))
+    counts = count_distances(positions, cell, a, b, images, r_max, bins=bins)
+    counts = counts.astype(positions.dtype).mean(axis=0)
     edges = jnp.linspace(0.0, r_max, bins + 1, dtype=counts.dtype)
-    if cell is None:
-        number = len(a) * len(b) - (len(a) if species_a == species_b else 0)
-        expected = number * jnp.diff(edges)
-    else:
-        density = len(b) / jnp.abs(jnp.linalg.det(cell))
-        expected = len(a) * density * 4 * jnp.pi / 3 * jnp.diff(edges**3)
-    return (edges[1:] + edges[:-1]) / 2, counts / jnp.maximum(expected, 1e-12)
+    return (edges[1:] + edges[:-1]) / 2, per_shell(counts, cell, a, b, edges)
 
 
 # Dynamics

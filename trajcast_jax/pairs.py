@@ -38,16 +38,17 @@ def _distances(center, others, itself, cell, images, r_max) -> Float[Array, "ima
     """
     vectors = others - center
     if cell is None:
-        return jnp.where(itself, jnp.inf, jnp.linalg.norm(vectors, axis=-1))[None]
+        return jnp.sqrt(jnp.where(itself, jnp.inf, jnp.sum(vectors**2, axis=-1)))[None]
     lowest = vectors + jnp.ceil(-r_max / heights(cell) - vectors)
     # Component by component: XLA fuses this, and does not fuse a product with the cell.
     places = [lowest[None, :, k] + images[:, None, k].astype(lowest.dtype) for k in range(3)]
     squares = [sum(places[k] * cell[k, axis] for k in range(3)) ** 2 for axis in range(3)]
     home = itself & (abs(places[0]) + abs(places[1]) + abs(places[2]) < 0.5)
-    return jnp.where(home, jnp.inf, jnp.sqrt(sum(squares)))
+    # The root of a distance of 0 would have no finite derivative.
+    return jnp.sqrt(jnp.where(home, jnp.inf, sum(squares)))
 
 
-def _over_pairs(reduce, total, positions, cell, a, b, images, r_max):
+def over_pairs(reduce, total, positions, cell, a, b, images, r_max):
     """Per frame, `total` over the atoms `a` of `reduce(atom, distances around it to b)`."""
     most = max(1, PAIRS_AT_ONCE // (len(b) * len(images)))
     # A divisor: a remainder would be compiled, and run, by itself.
@@ -77,7 +78,7 @@ def count_distances(
         return jnp.zeros(bins, jnp.int32).at[places.ravel()].add(1, mode="drop")
 
     total = functools.partial(jnp.sum, axis=0)
-    return _over_pairs(histogram, total, positions, cell, a, b, images, r_max)
+    return over_pairs(histogram, total, positions, cell, a, b, images, r_max)
 
 
 @jax.jit
@@ -97,4 +98,4 @@ def closest_approach(positions, cell, a, b, images, kinds, limits) -> Float[Arra
     def nearest(atom, distances):
         return jnp.min(distances / limits[kinds[atom], kinds[b]])
 
-    return _over_pairs(nearest, jnp.min, positions, cell, a, b, images, jnp.max(limits))
+    return over_pairs(nearest, jnp.min, positions, cell, a, b, images, jnp.max(limits))

@@ -238,7 +238,7 @@ def rollout(
             (system.positions, system.velocities),
         )
         state, frames = _loop(body, (state, empty), n, remat)
-        return state, state.system.replace(positions=frames[0], velocities=frames[1])
+        return state, system.replace(positions=frames[0], velocities=frames[1])
 
     return run
 
