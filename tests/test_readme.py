@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -18,6 +20,8 @@ def test_python_runs(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), names)
     assert names["trajectory"].positions.shape == (20, 162, 3)
     assert (tmp_path / "quartz.h5").exists()
+    assert jnp.isfinite(names["slope"]).all()
+    assert abs(names["slope"]).max() > 0
 
 
 def test_commands_are_those_of_ci():

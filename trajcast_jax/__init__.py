@@ -5,11 +5,19 @@ from trajcast_jax.config import Experiment, load
 from trajcast_jax.dataset import FramePairs, frame_pairs
 from trajcast_jax.ensemble import chain, csvr, langevin, linear_ramp, nve, zero_momentum
 from trajcast_jax.forecast import Forecaster, TrainedForecast
+from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.io import H5MDWriter, read, read_trajectory, write_extxyz
 from trajcast_jax.mechanics import maxwell_boltzmann, temperature
 from trajcast_jax.restart import load_state, save_state
 from trajcast_jax.rollout import replicate, rollout, simulate, simulator
+from trajcast_jax.soft_observables import (
+    diffusion_coefficient,
+    dihedrals,
+    peak_position,
+    soft_radial_distribution_function,
+    soft_speed_distribution,
+)
 from trajcast_jax.system import System, make_system
 
 __all__ = [
@@ -21,15 +29,21 @@ __all__ = [
     "TrainedForecast",
     "chain",
     "csvr",
+    "describe_growth",
+    "diffusion_coefficient",
+    "dihedrals",
     "frame_pairs",
+    "gradient_horizon",
     "langevin",
     "linear_ramp",
     "load",
     "load_state",
+    "lyapunov_exponent",
     "make_system",
     "maxwell_boltzmann",
     "neighbor_list",
     "nve",
+    "peak_position",
     "pretrained",
     "read",
     "read_trajectory",
@@ -40,6 +54,8 @@ __all__ = [
     "save_state",
     "simulate",
     "simulator",
+    "soft_radial_distribution_function",
+    "soft_speed_distribution",
     "temperature",
     "write_extxyz",
     "zero_momentum",

@@ -25,7 +25,8 @@ def images_within(cell, r_max: float) -> Int[np.ndarray, "image 3"]:
     """
     if cell is None:
         return np.zeros((1, 3), np.int32)
-    counts = np.floor(2 * r_max / np.asarray(heights(cell))).astype(int) + 1
+    with jax.ensure_compile_time_eval():  # a shape: known while a caller is traced
+        counts = np.floor(2 * r_max / np.asarray(heights(cell))).astype(int) + 1
     axes = np.meshgrid(*[np.arange(n, dtype=np.int32) for n in counts], indexing="ij")
     return np.stack(axes, axis=-1).reshape(-1, 3)
 
