@@ -52,6 +52,7 @@ growth_strides = 20 if FAST else 300
 temperature = 300.0  # K
 time_constant = 75.0  # fs, of the thermostat
 seed = 0
+jax.config.update("jax_disable_most_optimizations", FAST)  # so little runs that compiling is most
 
 # %%
 model = tj.restore(tj.pretrained("quartz"))
