@@ -129,6 +129,7 @@ def plot(result: dict) -> Figure:
     axes.loglog(strides, guide, color="black", linewidth=0.8, linestyle=":", label="√n")
     axes.set_xticks(strides, [str(n) for n in strides])
     axes.minorticks_off()
+    axes.set_ylim(10, None)
     axes.set(xlabel="strides n", ylabel="memory of a gradient (MiB)")
     axes.set_title(f"{result['system']}, {result['atoms']} atoms: reverse pass through n strides")
     axes.legend()
