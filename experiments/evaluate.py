@@ -20,6 +20,7 @@ from trajcast_jax.evaluation import (
 )
 from trajcast_jax.io import atomic_write, read_trajectory
 from trajcast_jax.modes import mode_temperatures, normal_modes
+from trajcast_jax.observables import cut
 from trajcast_jax.reference import complete_runs, run_path
 from trajcast_jax.report import render_one_step
 from trajcast_jax.system import System
@@ -74,8 +75,7 @@ def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) ->
     columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
     for run in forecasts:
         start = int(len(run.positions) * experiment.evaluation.equilibration)
-        late = {k: getattr(run, k)[start:] for k in ("positions", "velocities")}
-        columns.append(mode_temperatures(run.replace(**late), modes))
+        columns.append(mode_temperatures(cut(run, slice(start, None)), modes))
     head = ["wavenumber_per_cm", "reference_K", *(f"forecast_{k}_K" for k in range(len(forecasts)))]
     rows = np.stack([modes.wavenumbers, *columns], axis=1)
     return "\n".join([",".join(head), *(",".join(f"{x:.1f}" for x in row) for row in rows)]) + "\n"

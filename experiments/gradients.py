@@ -6,6 +6,7 @@ horizon beyond which a gradient is noise. Of the shipped model, in single precis
 """
 
 import json
+import math
 import platform
 import statistics
 import time
@@ -62,10 +63,8 @@ def observable(step, state: SimulatorState, strides: int, remat: int | None = No
 
 
 def near_root(n: int) -> int:
-    """The divisor of n that is nearest to its square root (in ratio)."""
-    return min(
-        (k for k in range(1, n + 1) if n % k == 0), key=lambda k: max(k * k / n, n / (k * k))
-    )
+    """The largest divisor of n up to its square root: as near to it as any, in ratio."""
+    return max(k for k in range(1, math.isqrt(n) + 1) if n % k == 0)
 
 
 def reverse(sim: Simulator, state: SimulatorState, strides: int, way: str):
@@ -191,7 +190,7 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         result[part] = measure[part]()
-        out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        io.atomic_write(out, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     if "memory" in result:
         with rc_context(STYLE):
             plot(result).savefig(out.with_suffix(".png"), dpi=150)

@@ -32,14 +32,7 @@ from trajcast_jax.observables import (
 )
 from trajcast_jax.pairs import images_within
 from trajcast_jax.plots import FORECAST, LIMIT, STORED, STYLE
-from trajcast_jax.rollout import (
-    FINE,
-    RolloutError,
-    describe_failure,
-    overflowed,
-    rollout,
-    simulator,
-)
+from trajcast_jax.rollout import require_sound, rollout, simulator
 from trajcast_jax.soft_observables import TAIL, peak_position, soft_radial_distribution_function
 
 SILICON, OXYGEN = 14, 8
@@ -121,10 +114,7 @@ class Forecasts:
                 shifted[name, side], end = self.values(inputs, state)
                 ends.append(end)
         for end in ends:
-            if end.failure.kind != FINE or overflowed(end):
-                raise RolloutError(
-                    describe_failure(end) or "A neighbour list overflows; give room."
-                )
+            require_sound(end)
         return jax.device_get((values, slopes, shifted))
 
 
@@ -271,7 +261,7 @@ def main(
         "kelvin_per_Da": -temperature * 2 / 3 / mass,
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    io.atomic_write(out, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     with rc_context(STYLE):
         plot(result).savefig(out.with_suffix(".png"), dpi=150)
     print(f"{out} and {out.with_suffix('.png').name}")

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import experiments
+from experiments.gradients import near_root
 from trajcast_jax import checkpoint as checkpoints
 from trajcast_jax import io, observables
 from trajcast_jax.ensemble import nve
@@ -97,11 +98,10 @@ def forecast_course(model: TrainedForecast, start: System, n: int, atoms, skin: 
     sim = simulator(model.forecast, neighbors, nve(), model.time_step)
     state = sim.init(jax.random.key(0), start)
     state = sim.grow(state, int(1.3 * state.neighbors.capacity))  # the molecule changes its shape
-    segment = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
 
     def course(velocities):
         first = start.replace(velocities=velocities)
-        end, frames = rollout(sim.step, n, remat=segment)(state.replace(system=first))
+        end, frames = rollout(sim.step, n, remat=near_root(n))(state.replace(system=first))
         whole = frames.replace(
             positions=jnp.concatenate([first.positions[None], frames.positions]),
             velocities=jnp.concatenate([first.velocities[None], frames.velocities]),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from trajcast_jax.balance import motion_sums
 from trajcast_jax.conservation import conserve_angular, conserve_linear
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.mechanics import (
@@ -134,7 +135,14 @@ def products_in(jaxpr):
 def test_geometry_and_momenta_are_multiplied_in_full_precision(quartz, ethanol):
     """A GPU or TPU would round the factors to three digits, and nobody would see it on a CPU."""
     listed = neighbor_list(quartz.cell, 3.5, 0.5).allocate(quartz)
+
+    def motions():
+        v, index = quartz.velocities, (quartz.species == 14).astype(jnp.int32)
+        edges = graph(quartz, listed, 3.5)
+        return motion_sums(edges, index, quartz.masses, [(v, v)], 2, 3.5)
+
     functions = {
+        "motions": motions,
         "graph": lambda: graph(quartz, listed, 3.5),
         "minimum image": lambda: minimum_image(quartz.positions, quartz.cell),
         "wrap": lambda: wrap(quartz.positions, quartz.cell),

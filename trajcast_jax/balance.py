@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from trajcast_jax.graph import Graph
 from trajcast_jax.layers.radial import unit_vectors
+from trajcast_jax.system import product
 
 SHELL = 1.0
 """Å between the centres of two shells of neighbours."""
@@ -51,9 +52,10 @@ def motion_sums(
         across = jnp.sum(a_ij * b_ij, -1) - along
         pairs = jnp.einsum(
             "iy,ijz,ijs,ijk->yzsk", one_hot, one_hot[edges.senders], hats,
-            jnp.stack([along, across], -1),
+            jnp.stack([along, across], -1), precision="highest",
         )  # fmt: skip
-        rows.append(jnp.concatenate([(masses * jnp.sum(a * b, -1)) @ one_hot, pairs.ravel()]))
+        single = product(masses * jnp.sum(a * b, -1), one_hot)
+        rows.append(jnp.concatenate([single, pairs.ravel()]))
     return jnp.stack(rows)
 
 
