@@ -8,6 +8,7 @@ Inside this file features are (atom, component, channel): channels last, so that
 elementary operation runs along them.
 """
 
+import itertools
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
@@ -23,6 +24,8 @@ from trajcast_jax.layers.radial import unit_vectors
 
 DENSITY_LIMIT = 16
 """Contracting neighbours first wins up to about so many radial functions (measured on CPU)."""
+CACHED_WEIGHTS = 200_000
+"""Weights of edges that one block of atoms holds at a time: what stays in a core's cache."""
 
 
 class Path(NamedTuple):
@@ -31,6 +34,26 @@ class Path(NamedTuple):
     ir_in: e3nn.Irrep
     l: int  # noqa: E741 - the name of the degree
     ir_out: e3nn.Irrep
+
+
+class Coupling(NamedTuple):
+    """The paths that differ in parity only: they share their Clebsch–Gordan coefficients.
+
+    Attributes:
+      paths: their places among all paths.
+      inputs: the places of their inputs among the input irreps of degree l_in.
+    """
+
+    l_in: int
+    l: int  # noqa: E741
+    l_out: int
+    paths: tuple[int, ...]
+    inputs: tuple[int, ...]
+
+
+def _grouped(items, key) -> list[tuple]:
+    """(key, items) for every run of neighbours with the same key."""
+    return [(k, list(group)) for k, group in itertools.groupby(items, key)]
 
 
 def channelwise_paths(irreps_in: e3nn.Irreps, lmax: int, allowed: e3nn.Irreps) -> list[Path]:
@@ -45,6 +68,18 @@ def channelwise_paths(irreps_in: e3nn.Irreps, lmax: int, allowed: e3nn.Irreps) -
     return sorted(paths, key=lambda path: (path.ir_out.l, path.ir_out.p))
 
 
+def couplings(paths: list[Path], irreps: list[e3nn.Irrep]) -> list[Coupling]:
+    """The paths from `irreps`, grouped."""
+    degrees = lambda k: (paths[k].ir_in.l, paths[k].l, paths[k].ir_out.l)  # noqa: E731
+    by_input = sorted(range(len(paths)), key=lambda k: (degrees(k), irreps.index(paths[k].ir_in)))
+    groups = []
+    for key, group in _grouped(by_input, degrees):
+        same = [ir for ir in irreps if ir.l == key[0]]
+        inputs = tuple(same.index(paths[k].ir_in) for k in group)
+        groups.append(Coupling(*key, tuple(group), inputs))
+    return groups
+
+
 def directions(vectors: Float[Array, "... 3"], lmax: int) -> Float[Array, "... m"]:
     """Real spherical harmonics l = 0..lmax of v/|v|, |Y_l|² = 2l+1; zero for l ≥ 1 at v = 0."""
     irreps = e3nn.Irreps.spherical_harmonics(lmax)
@@ -53,35 +88,28 @@ def directions(vectors: Float[Array, "... 3"], lmax: int) -> Float[Array, "... m
     return y.array
 
 
-def _coefficients(path: Path) -> np.ndarray:
+def _coefficients(l_in: int, l: int, l_out: int) -> np.ndarray:  # noqa: E741
     """√(2l_o+1)·CG as an array (m_l, m_in, m_out)."""
-    cg = np.asarray(e3nn.clebsch_gordan(path.ir_in.l, path.l, path.ir_out.l), np.float64)
-    return cg.transpose(1, 0, 2) * np.sqrt(2 * path.ir_out.l + 1)
+    cg = np.asarray(e3nn.clebsch_gordan(l_in, l, l_out), np.float64)
+    return cg.transpose(1, 0, 2) * np.sqrt(2 * l_out + 1)
 
 
+# `lax.split` and not indexing, everywhere: its transpose is one concatenation instead of a pile
+# of pads, which makes the backward pass several times faster on CPU.
 def _singles(x: jax.Array, axis: int) -> list[jax.Array]:
     return lax.split(x, (1,) * x.shape[axis], axis)
 
 
 def _couple(products: Float[Array, "atom lm m channel"], path: Path) -> jax.Array:
-    """Σ CG over (m_l, m_in) as fused sums over its few non-zero entries → (atom, m_out, channel).
-
-    `lax.split` and not indexing: its transpose is one concatenation instead of a pile of pads,
-    which makes the backward pass three times faster on CPU.
-    """
-    coefficients = _coefficients(path)
+    """Σ CG over (m_l, m_in), as fused sums over its few non-zero entries: (atom, m_out, channel)."""
     atoms, n_l, n_in, channels = products.shape
     terms = _singles(products.reshape(atoms, n_l * n_in, channels), 1)
-    table = coefficients.reshape(n_l * n_in, -1)
+    table = _coefficients(path.ir_in.l, path.l, path.ir_out.l).reshape(n_l * n_in, -1)
     columns = [
         sum(float(c) * terms[k] for k, c in enumerate(column) if abs(c) > 1e-9)
         for column in table.T
     ]
     return jnp.concatenate(columns, axis=1)
-
-
-def _dimensions(irreps: list[e3nn.Irrep]) -> list[int]:
-    return [ir.dim for ir in irreps]
 
 
 def _by_degree(harmonics: jax.Array, axis: int) -> list[jax.Array]:
@@ -94,15 +122,22 @@ def _channels_last(h: e3nn.IrrepsArray) -> list[jax.Array]:
     return [chunk.swapaxes(-1, -2) for chunk in h.chunks]
 
 
-def _collect(paths: list[Path], outputs: list[jax.Array]) -> e3nn.IrrepsArray:
-    """One block per path, in the order of the paths, as an IrrepsArray."""
-    irreps = [(out.shape[-1], path.ir_out) for path, out in zip(paths, outputs, strict=True)]
-    chunks = [out.swapaxes(-1, -2) for out in outputs]
-    return e3nn.from_chunks(irreps, chunks, outputs[0].shape[:-2], outputs[0].dtype)
+def _joined(paths: list[Path], outputs: list[jax.Array]) -> list[jax.Array]:
+    """One output per path, joined along the channels to one per irrep (paths are sorted by it)."""
+    groups = _grouped(zip(paths, outputs, strict=True), lambda pair: pair[0].ir_out)
+    return [jnp.concatenate([out for _, out in group], axis=-1) for _, group in groups]
+
+
+def _irreps_array(paths: list[Path], joined: list[jax.Array]) -> e3nn.IrrepsArray:
+    """What `_joined` returns as an IrrepsArray."""
+    found = [ir for ir, _ in _grouped([path.ir_out for path in paths], lambda ir: ir)]
+    irreps = [(x.shape[-1], ir) for x, ir in zip(joined, found, strict=True)]
+    chunks = [x.swapaxes(-1, -2) for x in joined]
+    return e3nn.from_chunks(irreps, chunks, joined[0].shape[:-2], joined[0].dtype)
 
 
 def _density(
-    features: Float[Array, "sender m channel"],
+    features: list[Float[Array, "sender m channel"]],
     radial: Float[Array, "atom neighbor n"],
     harmonics: Float[Array, "atom neighbor lm"],
     senders: Int[Array, "atom neighbor"],
@@ -116,21 +151,22 @@ def _density(
     path tensor ever exists. Cheapest while the number of radial functions n is small.
     """
     atoms, slots, n = radial.shape
-    _, components, channels = features.shape
-    neighbors = features.reshape(-1, components * channels)[senders]
+    channels = features[0].shape[-1]
+    flat = jnp.concatenate([x.reshape(len(x), -1) for x in features], axis=1)
     basis = (radial[..., :, None] * harmonics[..., None, :]).reshape(atoms, slots, -1)
-    density = jnp.einsum("ijr,ijc->irc", basis, neighbors)
-    density = density.reshape(atoms, n, harmonics.shape[-1], components, channels)
-    groups = [lax.split(y, _dimensions(irreps), 3) for y in _by_degree(density, 2)]
+    density = jnp.einsum("ijr,ijc->irc", basis, flat[senders])
+    density = density.reshape(atoms, n, harmonics.shape[-1], -1, channels)
+    dimensions = [ir.dim for ir in irreps]
+    groups = [lax.split(y, dimensions, 3) for y in _by_degree(density, 2)]
     outputs = []
     for path, weight in zip(paths, _singles(weights, 1), strict=True):
         group = groups[path.l][irreps.index(path.ir_in)]
         outputs.append(_couple((group * weight[None, :, :, None, :]).sum(1), path))
-    return outputs
+    return _joined(paths, outputs)
 
 
 def _direct(
-    features: Float[Array, "sender m channel"],
+    features: list[Float[Array, "sender m channel"]],
     radial: Float[Array, "atom neighbor n"],
     harmonics: Float[Array, "atom neighbor lm"],
     senders: Int[Array, "atom neighbor"],
@@ -138,25 +174,43 @@ def _direct(
     paths: list[Path],
     irreps: list[e3nn.Irrep],
 ) -> list[jax.Array]:
-    """The same sum edge by edge: cheapest when n is large (a wide radial network)."""
-    n, n_paths, channels = weights.shape
-    edge_weights = (radial @ weights.reshape(n, -1)).reshape(*senders.shape, n_paths, channels)
-    ys = [_singles(y, 2) for y in _by_degree(harmonics[..., None], 2)]
-    parts = lax.split(features[senders], _dimensions(irreps), 2)
-    values = [[value[:, :, 0] for value in _singles(part, 2)] for part in parts]
-    outputs = []
-    for path, weight in zip(paths, _singles(edge_weights, 2), strict=True):
-        columns = []
-        for table in np.moveaxis(_coefficients(path), -1, 0):
-            angular = [
-                sum(float(c) * y[:, :, 0] for c, y in zip(row, ys[path.l], strict=True) if c)
-                for row in np.where(np.abs(table) > 1e-9, table, 0.0).T
-            ]
-            products = zip(angular, values[irreps.index(path.ir_in)], strict=True)
-            message = sum(a * value for a, value in products if not isinstance(a, int))
-            columns.append((message * weight[:, :, 0]).sum(1))
-        outputs.append(jnp.stack(columns, axis=1))
-    return outputs
+    """The same sum with edge weights first: cheapest when n is large (a wide radial network).
+
+    M_i = Σ_{j,m} [Σ CG Y(r_ij)]_{m,m_o} [w_ij h_j]_m is, for each coupling, one matrix product
+    per atom over neighbours and components together; parities are further channels of it.
+    """
+    atoms, slots, n = radial.shape
+    channels = weights.shape[-1]
+    groups, single = couplings(paths, irreps), _singles(weights, 1)
+    ordered = jnp.concatenate([single[k] for group in groups for k in group.paths], axis=1)
+    edge_weights = (radial.reshape(-1, n) @ ordered.reshape(n, -1)).reshape(atoms, slots, 1, -1)
+    edge_weights = lax.split(edge_weights, [len(g.paths) * channels for g in groups], 3)
+    gathered = {
+        degree: jnp.concatenate([x for x, ir in same], axis=-1)[senders]
+        for degree, same in _grouped(zip(features, irreps, strict=True), lambda pair: pair[1].l)
+    }
+    degrees, outputs = _by_degree(harmonics, 2), {}
+    for group, weight in zip(groups, edge_weights, strict=True):
+        values = _channel_blocks(gathered[group.l_in], channels, group.inputs)
+        table = jnp.asarray(_coefficients(group.l_in, group.l, group.l_out), values.dtype)
+        angular = jnp.einsum("ijl,lmo->ijmo", degrees[group.l], table)
+        product = jnp.einsum(
+            "ijo,ijc->ioc",
+            angular.reshape(atoms, -1, 2 * group.l_out + 1),
+            (weight * values).reshape(atoms, -1, weight.shape[-1]),
+        )
+        parts = lax.split(product, [channels] * len(group.paths), 2)
+        outputs |= dict(zip(group.paths, parts, strict=True))
+    return _joined(paths, [outputs[k] for k in range(len(paths))])
+
+
+def _channel_blocks(x: jax.Array, channels: int, blocks: tuple[int, ...]) -> jax.Array:
+    """Some of the blocks of so many channels that the last axis consists of."""
+    if len(blocks) * channels == x.shape[-1]:
+        return x
+    return jnp.concatenate(
+        [lax.slice_in_dim(x, k * channels, (k + 1) * channels, axis=-1) for k in blocks], axis=-1
+    )
 
 
 def _in_blocks(function, arrays, block: int):
@@ -195,21 +249,19 @@ class Convolution(nn.Module):
         n, channels = radial.shape[-1], h.irreps[0].mul
         weights = self.param("weights", normal, (n, len(paths), channels)).astype(h.dtype)
         weights = weights * n**-0.5
-        features = jnp.concatenate(_channels_last(h), axis=1)
-        irreps = [ir for _, ir in h.irreps]
+        features, irreps = _channels_last(h), [ir for _, ir in h.irreps]
         # Blocks keep what one atom's sums need in the cache.
-        route, block = (
-            (_density, 16)
-            if n <= DENSITY_LIMIT
-            else (jax.checkpoint(_direct, static_argnums=(5, 6)), 4)
-        )
+        route, block = _density, 16
+        if n > DENSITY_LIMIT:
+            edges = CACHED_WEIGHTS / (len(paths) * channels)
+            route, block = _direct, max(1, round(edges / senders.shape[1]))
         block = self.block or (block if jax.default_backend() == "cpu" else radial.shape[0])
         outputs = _in_blocks(
-            lambda r, y, j: route(features, r, y, j, weights, paths, irreps),
+            jax.checkpoint(lambda r, y, j: route(features, r, y, j, weights, paths, irreps)),
             (radial, harmonics, senders),
             block,
         )
-        return _collect(paths, outputs)
+        return _irreps_array(paths, outputs)
 
 
 class NodeTensorProduct(nn.Module):
@@ -236,4 +288,4 @@ class NodeTensorProduct(nn.Module):
         for path, weight in zip(paths, per_atom, strict=True):
             value = parts[path.ir_in] * weight
             outputs.append(_couple(degrees[path.l][:, :, None, None] * value[:, None], path))
-        return _collect(paths, outputs)
+        return _irreps_array(paths, _joined(paths, outputs))
