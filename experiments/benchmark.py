@@ -37,6 +37,8 @@ from trajcast_jax.units import FS_PER_DAY_TO_NS
 
 PROBE_SIZE = 2048
 COPY_BYTES = 2**28
+VACUUM = 10.0
+"""Å between a molecule and its images that no cutoff reaches across."""
 
 
 @dataclasses.dataclass
@@ -132,7 +134,10 @@ def frames_of(name: str, dtype) -> tuple[str, list[System]]:
     if name.endswith(".npz"):
         with np.load(name) as file:
             data = dict(file)
-        cell = data["cell"] if data["pbc"].all() and np.ptp(data["positions"]) > 15 else None
+        # A box with so much vacuum that no image is ever a neighbour is no crystal or liquid.
+        extent = np.ptp(data["positions"].reshape(-1, 3), axis=0)
+        vacuum = np.abs(np.diag(data["cell"])) - extent
+        cell = None if not data["pbc"].all() or (vacuum > VACUUM).all() else data["cell"]
         return "", [
             make_system(r, v, data["numbers"], masses=data["masses"], cell=cell, dtype=dtype)
             for r, v in zip(data["positions"], data["velocities"], strict=True)

@@ -101,7 +101,7 @@ def _singles(x: jax.Array, axis: int) -> list[jax.Array]:
 
 
 def _couple(products: Float[Array, "atom lm m channel"], path: Path) -> jax.Array:
-    """Σ CG over (m_l, m_in), as fused sums over its few non-zero entries: (atom, m_out, channel)."""
+    """Σ CG over (m_l, m_in), as fused sums over its non-zero entries: (atom, m_out, channel)."""
     atoms, n_l, n_in, channels = products.shape
     terms = _singles(products.reshape(atoms, n_l * n_in, channels), 1)
     table = _coefficients(path.ir_in.l, path.l, path.ir_out.l).reshape(n_l * n_in, -1)
