@@ -39,7 +39,7 @@ def compiled(fc):
 
 def apply(fc, params, system, skin=0.0):
     fns = neighbor_list(system.cell, fc.settings.cutoff, skin)
-    edges = graph(system, fns.allocate(system, capacity=24), fc.settings.cutoff)
+    edges = graph(system, fns.allocate(system, capacity=48), fc.settings.cutoff)
     return compiled(fc)(params, system, edges)
 
 
@@ -108,6 +108,14 @@ def test_a_forecast_does_not_depend_on_the_skin(x64):
     params = weights(fc)
     system = as_system(quartz_atoms((3, 1, 1)))
     assert_same(apply(fc, params, system, 0.0), apply(fc, params, system, 0.7))
+
+
+def test_what_a_full_list_leaves_out_is_no_silent_error():
+    fc, system = forecaster(), as_system(quartz_atoms((3, 1, 1)))
+    listed = neighbor_list(system.cell, fc.settings.cutoff, 0.4).allocate(system)
+    forecast = jax.jit(fc)
+    assert np.isfinite(forecast(fc.init(0), system, listed).positions).all()
+    assert np.isnan(forecast(fc.init(0), system, listed.replace(near=4)).positions).any()
 
 
 def test_atoms_interact_and_forecasts_are_differentiable(x64, quartz):

@@ -123,3 +123,19 @@ def test_bad_cutoff_is_refused():
 def test_isolated_atom_has_no_edges():
     atom = make_system(np.zeros((1, 3)), np.zeros((1, 3)), [18])
     assert int(graph(atom, neighbor_list(None, 4.0).allocate(atom), 4.0).mask.sum()) == 0
+
+
+def test_slots_within_the_cutoff_follow_what_the_skin_holds(quartz):
+    """Packed for every frame: same edges, fewer slots; too few are an overflow."""
+    fns = neighbor_list(quartz.cell, 3.5, skin=0.8)
+    listed = fns.allocate(quartz)
+    moved = quartz.replace(positions=quartz.positions + 0.2 * np.sin(7.0 * quartz.positions))
+    assert listed.near < listed.capacity
+    packed, whole = (
+        edges_of(moved, listed.replace(near=n), 3.5) for n in (listed.near, listed.capacity)
+    )
+    np.testing.assert_array_equal(packed, whole)
+    assert graph(moved, listed, 3.5).mask.shape[-1] == listed.near
+    assert not fns.update(listed, moved).overflow
+    assert fns.update(listed.replace(near=4), moved).overflow
+    assert fns.allocate(quartz, 2 * listed.capacity).near >= 1.5 * listed.near

@@ -36,6 +36,7 @@ class Alone:
     reference_positions: jax.Array
     overflow: jax.Array
     rebuilds: jax.Array
+    near: int = struct.field(pytree_node=False, default=1)
 
 
 def alone(system, capacity=None):
@@ -238,7 +239,7 @@ def test_compiled_once_and_nothing_leaves_the_device():
     system = gas()
     neighbors = neighbor_list(system.cell, CUTOFF, 0.4)
     sim = simulator(functools.partial(soft, traces=traces), neighbors, nve(), TIME_STEP)
-    state = sim.init(jax.random.key(0), system)
+    state = sim.grow(sim.init(jax.random.key(0), system), 24)  # large enough for all that comes
     chunks = simulate(sim, state, 6, 4)
     next(chunks)
     after_one = len(traces)

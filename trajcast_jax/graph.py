@@ -33,6 +33,8 @@ class Neighbors:
       overflow: True once a build found more neighbours than slots; sticky.
       rebuilds: number of builds so far.
       lists: jax-md's own state.
+      near: slots per atom for neighbours within the cutoff alone, which `graph` packs anew
+        for every frame, so that what the skin holds costs the network nothing.
     """
 
     idx: Int[Array, "atom neighbor"]
@@ -41,6 +43,7 @@ class Neighbors:
     overflow: Bool[Array, ""]
     rebuilds: Int[Array, ""]
     lists: Any
+    near: int = struct.field(pytree_node=False)
 
     @property
     def capacity(self) -> int:
@@ -81,15 +84,40 @@ class NeighborIndices(Protocol):
 
 
 def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
-    """The edges within the cutoff (Å), from a list that may hold more; differentiable."""
-    n_atoms = system.positions.shape[0]
-    senders = jnp.where(neighbors.idx < n_atoms, neighbors.idx, 0).astype(jnp.int32)
-    vectors = system.positions[senders] - system.positions[:, None]
-    if system.cell is not None:
-        vectors = vectors + product(neighbors.shifts.astype(vectors.dtype), system.cell)
-    mask = (neighbors.idx < n_atoms) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
+    """The edges within the cutoff (Å), from a list that may hold more; differentiable.
+
+    NaN where a `Neighbors` has too few slots for them, which its update calls an overflow.
+    """
+    idx, shifts = neighbors.idx, neighbors.shifts
+    near, crowded = getattr(neighbors, "near", idx.shape[-1]), False
+    if near < idx.shape[-1]:
+        _, within = _edges(lax.stop_gradient(system), idx, shifts, cutoff)
+        # The k-th neighbour within is in the first slot up to which there are k + 1.
+        found = jnp.cumsum(within, axis=-1)
+        slots = jnp.sum(found[:, None] <= jnp.arange(near)[:, None], axis=-1)
+        fill = {"mode": "fill", "fill_value": system.positions.shape[0]}
+        idx = jnp.take_along_axis(idx, slots, axis=-1, **fill)
+        shifts = jnp.take_along_axis(shifts, slots[..., None], axis=1, mode="fill", fill_value=0)
+        crowded = (found[:, -1] > near)[:, None, None]
+    vectors, mask = _edges(system, idx, shifts, cutoff)
     nowhere = jnp.asarray([cutoff, 0.0, 0.0], vectors.dtype)
-    return Graph(jnp.where(mask[..., None], vectors, nowhere), jnp.where(mask, senders, 0), mask)
+    senders = jnp.where(mask, idx, 0).astype(jnp.int32)
+    vectors = jnp.where(mask[..., None], vectors, nowhere)
+    return Graph(jnp.where(crowded, jnp.nan, vectors), senders, mask)
+
+
+def _edges(system: System, idx, shifts, cutoff: float):
+    """The vectors r_ij (Å) of all slots, and which of them are neighbours within the cutoff."""
+    n_atoms = system.positions.shape[0]
+    vectors = system.positions[jnp.where(idx < n_atoms, idx, 0)] - system.positions[:, None]
+    if system.cell is not None:
+        vectors = vectors + product(shifts.astype(vectors.dtype), system.cell)
+    return vectors, (idx < n_atoms) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
+
+
+def _room(occupied: int, spare: float, multiple: int) -> int:
+    """Slots for so many neighbours and `spare` more, at least."""
+    return -(-int(occupied + spare + 1) // multiple) * multiple
 
 
 def neighbor_list(
@@ -100,8 +128,8 @@ def neighbor_list(
     `cell` (rows are lattice vectors, Å) decides the algorithm and must be the cell of the
     systems given later; None is an isolated molecule. A list is reused until an atom has
     moved skin/2, and is a constant to derivatives. `allocate` sizes the buffers for the system it
-    is given, with room for 10 % more, or to `capacity` slots per atom; `update` sets `overflow`
-    when that was too few.
+    is given, with room for 10 % more, or to `capacity` slots per
+    atom; `update` sets `overflow` when that was too few.
     """
     if cutoff <= 0 or skin < 0:
         raise ValueError(
@@ -128,27 +156,38 @@ def neighbor_list(
         # jax-md's buffer of the cell list must grow with a capacity that is asked for, too.
         lists = build_fns.allocate(positions, extra_capacity=capacity or 0)
         n_atoms = system.masses.shape[0]
-        if capacity is None:
-            occupancy = int((lists.idx < n_atoms).sum(1).max(initial=0))
-            capacity = -(-int(1.1 * occupancy + 1) // 4) * 4
+        occupancy = int((lists.idx < n_atoms).sum(1).max(initial=0))
+        wanted = _room(occupancy, 0.1 * occupancy, 4)
         # The minimum image finds an atom at most once; the multi-image list may find it often.
         multi_image = hasattr(lists, "shifts")
         limit = n_atoms * len(lists.search_shifts) if multi_image else n_atoms - 1
-        capacity = max(1, min(capacity, limit))
-        lists = _resized(lists, capacity, n_atoms)
+        slots = max(1, min(capacity or wanted, limit))
+        lists = _resized(lists, slots, n_atoms)
         # Jitted: op by op, each of jax-md's many small operations would compile by itself.
-        return jax.jit(build)(lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+        listed = jax.jit(build, static_argnums=4)(
+            lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32), slots
+        )
+        closest = int(occupied(system, listed.idx, listed.shifts))
+        near = _room(closest, 0.7 * closest**0.5, 2)  # their number fluctuates like a root of it
+        if capacity is not None:
+            near = slots if slots == limit else -(-near * slots // wanted)
+        return listed.replace(near=min(near, slots))
 
-    def build(lists, system: System, overflow, rebuilds) -> Neighbors:
+    @jax.jit
+    def occupied(system: System, idx, shifts):
+        """Slots per atom for neighbours within the cutoff."""
+        return _edges(system, idx, shifts, cutoff)[1].sum(axis=-1).max(initial=0)
+
+    def build(lists, system: System, overflow, rebuilds, near: int) -> Neighbors:
         lists = build_fns.update(coordinates(system), lists)
-        idx = lists.idx
         return Neighbors(
-            idx=idx,
+            idx=lists.idx,
             shifts=_shifts(lists, system),
             reference_positions=system.positions,
             overflow=overflow | jnp.asarray(lists.did_buffer_overflow, bool),
             rebuilds=rebuilds + 1,
             lists=lists,
+            near=near,
         )
 
     def update(neighbors: Neighbors, system: System) -> Neighbors:
@@ -156,12 +195,15 @@ def neighbor_list(
         system = lax.stop_gradient(system)
         moved = jnp.sum((system.positions - neighbors.reference_positions) ** 2, axis=-1)
         moved = jnp.where(system.mask, moved, 0.0)
+        n = neighbors
         # A NaN compares false: a broken system keeps its list and is caught by the rollout.
-        return lax.cond(
+        listed = lax.cond(
             jnp.any(moved >= (0.5 * skin) ** 2),
-            lambda: build(neighbors.lists, system, neighbors.overflow, neighbors.rebuilds),
-            lambda: neighbors,
+            lambda: build(n.lists, system, n.overflow, n.rebuilds, n.near),
+            lambda: n,
         )
+        crowded = occupied(system, listed.idx, listed.shifts) > n.near
+        return listed.replace(overflow=listed.overflow | crowded)
 
     return NeighborFns(allocate, update, float(cutoff), float(skin))
 

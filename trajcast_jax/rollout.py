@@ -290,9 +290,10 @@ def simulate(
 
 
 def _larger(sim: Simulator, state: SimulatorState) -> SimulatorState:
-    old = state.neighbors.idx.shape[-1]
+    listed = state.neighbors
+    old = listed.idx.shape[-1]
     state = sim.grow(state)
-    if state.neighbors.idx.shape[-1] <= old:
+    if state.neighbors.idx.shape[-1] <= old and state.neighbors.near <= listed.near:
         raise RolloutError(
             f"The neighbour list overflows with {old} slots per atom and cannot grow any further, "
             "so atoms crowd in one place; check the start frame, or lower the temperature limit."
@@ -342,7 +343,12 @@ def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> Simu
             idx=jnp.pad(listed.idx, free, constant_values=empty),
             shifts=jnp.pad(listed.shifts, [*free, (0, 0)]),
         )
-    return state.replace(neighbors=new.replace(rebuilds=listed.rebuilds))
+    new = new.replace(near=max(new.near, min(listed.near, new.idx.shape[-1])))
+    # Whether there is room for the neighbours of the state itself.
+    update = neighbors.update if origin.masses.ndim == 1 else jax.vmap(neighbors.update)
+    crowded = update(new.replace(reference_positions=state.system.positions), state.system).overflow
+    new = new.replace(rebuilds=listed.rebuilds, overflow=crowded)
+    return state.replace(neighbors=new)
 
 
 def _first_failed(state: SimulatorState) -> int:

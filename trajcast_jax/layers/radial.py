@@ -45,10 +45,10 @@ def speed_basis(speeds: Float[Array, "..."], n: int, max_speed: float) -> Float[
 
 
 def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "..."]:
-    """|v|, with gradient zero (not NaN) at v = 0."""
+    """|v|, with gradient zero (not NaN) at v = 0; NaN stays NaN."""
     squared = jnp.sum(vectors**2, axis=-1)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    zero = squared == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
 def unit_vectors(vectors: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
@@ -56,4 +56,4 @@ def unit_vectors(vectors: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
     squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
     long = squared > 1e-24
     lengths = jnp.where(long, jnp.sqrt(jnp.where(long, squared, 1.0)), 1e-12)
-    return jnp.where(squared > 0, vectors / lengths, 0.0)
+    return jnp.where(squared == 0, 0.0, vectors / lengths)
