@@ -7,6 +7,7 @@ indices with integer image shifts, so everything downstream is the same code.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -115,6 +116,12 @@ def _edges(system: System, idx, shifts, cutoff: float):
     return vectors, (idx < n_atoms) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def _most(system: System, idx, shifts, cutoff: float) -> Int[Array, ""]:
+    """The number of neighbours within the cutoff of the atom that has the most."""
+    return _edges(system, idx, shifts, cutoff)[1].sum(axis=-1).max(initial=0)
+
+
 def _room(occupied: int, spare: float, multiple: int) -> int:
     """Slots for so many neighbours and `spare` more, at least."""
     return -(-int(occupied + spare + 1) // multiple) * multiple
@@ -136,16 +143,7 @@ def neighbor_list(
             f"The cutoff must be positive and the skin not negative, but they are {cutoff} Å and "
             f"{skin} Å."
         )
-    reach = cutoff + skin
-    if cell is None:
-        build_fns = partition.neighbor_list(space.free()[0], 1.0, reach, disable_cell_list=True)
-        to_coordinates = _same
-    elif float(heights(np.asarray(cell)).min()) > 2.0 * reach:
-        build_fns = _minimum_image_list(cell, reach)
-        to_coordinates = _fractional
-    else:
-        build_fns = _multi_image_list(cell, reach)
-        to_coordinates = _fractional
+    build_fns, to_coordinates = _algorithm(cell, cutoff + skin)
 
     def coordinates(system: System):
         # NaN is within reach of nothing: padding has no neighbours and is nobody's.
@@ -167,16 +165,11 @@ def neighbor_list(
         listed = jax.jit(build, static_argnums=4)(
             lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32), slots
         )
-        closest = int(occupied(system, listed.idx, listed.shifts))
+        closest = int(_most(system, listed.idx, listed.shifts, cutoff))
         near = _room(closest, 0.7 * closest**0.5, 2)  # their number fluctuates like a root of it
         if capacity is not None:
             near = slots if slots == limit else -(-near * slots // wanted)
         return listed.replace(near=min(near, slots))
-
-    @jax.jit
-    def occupied(system: System, idx, shifts):
-        """Slots per atom for neighbours within the cutoff."""
-        return _edges(system, idx, shifts, cutoff)[1].sum(axis=-1).max(initial=0)
 
     def build(lists, system: System, overflow, rebuilds, near: int) -> Neighbors:
         lists = build_fns.update(coordinates(system), lists)
@@ -202,10 +195,20 @@ def neighbor_list(
             lambda: build(n.lists, system, n.overflow, n.rebuilds, n.near),
             lambda: n,
         )
-        crowded = occupied(system, listed.idx, listed.shifts) > n.near
+        crowded = _most(system, listed.idx, listed.shifts, cutoff) > n.near
         return listed.replace(overflow=listed.overflow | crowded)
 
     return NeighborFns(allocate, update, float(cutoff), float(skin))
+
+
+def _algorithm(cell, reach: float):
+    """jax-md's list for the cell, and what makes its coordinates of a system."""
+    if cell is None:
+        free = partition.neighbor_list(space.free()[0], 1.0, reach, disable_cell_list=True)
+        return free, _same
+    if float(heights(np.asarray(cell)).min()) > 2.0 * reach:
+        return _minimum_image_list(cell, reach), _fractional
+    return _multi_image_list(cell, reach), _fractional
 
 
 def _same(system: System):

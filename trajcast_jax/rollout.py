@@ -290,9 +290,8 @@ def simulate(
 
 
 def _larger(sim: Simulator, state: SimulatorState) -> SimulatorState:
-    listed = state.neighbors
+    listed, state = state.neighbors, sim.grow(state)
     old = listed.idx.shape[-1]
-    state = sim.grow(state)
     if state.neighbors.idx.shape[-1] <= old and state.neighbors.near <= listed.near:
         raise RolloutError(
             f"The neighbour list overflows with {old} slots per atom and cannot grow any further, "
@@ -347,8 +346,7 @@ def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> Simu
     # Whether there is room for the neighbours of the state itself.
     update = neighbors.update if origin.masses.ndim == 1 else jax.vmap(neighbors.update)
     crowded = update(new.replace(reference_positions=state.system.positions), state.system).overflow
-    new = new.replace(rebuilds=listed.rebuilds, overflow=crowded)
-    return state.replace(neighbors=new)
+    return state.replace(neighbors=new.replace(rebuilds=listed.rebuilds, overflow=crowded))
 
 
 def _first_failed(state: SimulatorState) -> int:
