@@ -97,17 +97,19 @@ def test_tuning_warms_the_cold_species_of_held_out_seeds(forecasts):
     state, frames = forecasts.run({"gains": jnp.zeros(2)}, forecasts.first(3), 30)
     times = np.arange(30) * forecasts.forecaster.time_step
     pairs = frame_pairs([(frames, times)], 30.0, 3.5, 4)
-    assert abs(cold(forecasts, COLD_SILICON, 1) - 1) > 0.15
     settings = Settings(
-        updates=150, strides=4, learning_rate=1e-3, one_step=0.0, memory=1_500.0, kinds=3
+        updates=300, strides=4, learning_rate=2e-4, one_step=0.0, memory=1_500.0, kinds=3
     )
     average = KINDS.temperatures(frames)
     params, course = tune(
         forecasts, KINDS, COLD_SILICON, state, average, pairs, EXPERIMENT, settings
     )
-    assert course.shape == (150, 2)
+    assert course.shape == (300, 2)
+    # Equal gains, of any size, are what shares the energy out evenly.
+    assert abs(np.diff(params["gains"])) < 0.2 * abs(np.diff(COLD_SILICON["gains"]))
     for seed in (1, 2):
-        assert abs(cold(forecasts, params, seed) - 1) < 0.05
+        before, after = (cold(forecasts, p, seed) for p in (COLD_SILICON, params))
+        assert abs(after - 1) < 0.1 < 0.2 < abs(before - 1)
 
 
 def test_what_gradients_share_is_told_from_noise():
