@@ -54,6 +54,7 @@ class Settings:
     strides: int = 4
     """Of the trajectory in each update, which the gradient goes back through."""
     learning_rate: float = 6e-5
+    """Low, as temperatures answer over picoseconds, more than a few strides tell."""
     one_step: float = 1.0
     """Weight of the one-step loss beside that of the temperatures."""
     pairs: int = 400
@@ -154,10 +155,9 @@ def common_share(gradients: Float[np.ndarray, "window weight"]) -> tuple[float, 
         n = len(p)
         return (p.sum() - np.trace(p)) / (n - 1) / np.trace(p)
 
-    left = []
-    for k in range(len(products)):
-        left.append(share(np.delete(np.delete(products, k, axis=0), k, axis=1)))
-    return share(products), np.sqrt((len(left) - 1) * np.var(left))
+    n = len(products)
+    left = [share(np.delete(np.delete(products, k, axis=0), k, axis=1)) for k in range(n)]
+    return share(products), np.sqrt((n - 1) * np.var(left))
 
 
 def compare_lengths(forecasts: Forecasts, kinds: Kinds, params, states, pull, s: Settings) -> dict:
@@ -208,7 +208,7 @@ def tune(
     """Tuned weights, and after every update the imbalance of the running averages and the loss."""
     one_step = dataclasses.replace(experiment.training, energy_balance=0.0)
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.updates)
-    # Slopes of all weights in proportion: Adam's equal steps undo what was learned within a few.
+    # No Adam: its steps, equal for all weights, undo within a few what was learned.
     rule = optax.sgd(schedule, momentum=0.9)
     span = settings.strides * forecasts.forecaster.time_step
     keep = float(np.exp(-span / settings.memory))
@@ -298,13 +298,15 @@ def plot(result: dict) -> Figure:
     axes.legend()
     imbalance, loss = np.array(result["course"]).T
     width = max(1, len(loss) // 10)
-    smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(loss, width), axis=-1)
     course.plot(100 * imbalance, color=FORECAST)
-    course.set(xlabel="update", ylabel="imbalance (%)", title="Tuning", ylim=(0, None))
+    course.set(xlabel="update", title="Tuning", ylim=(0, None))
+    course.set_ylabel("imbalance (%)", color=FORECAST)
     right = course.twinx()
     right.spines["right"].set_visible(True)
     right.plot(np.arange(len(smooth)) + width / 2, smooth, color=LIMIT)
-    right.set(ylabel="one-step loss", ylim=(0, None))
+    right.set(ylim=(0, None))
+    right.set_ylabel(f"one-step loss, median of {width}", color=LIMIT)
     return figure
 
 
