@@ -34,7 +34,7 @@ from trajcast_jax.evaluation import Step, compare, one_step_errors, one_step_pre
 from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.mechanics import maxwell_boltzmann
-from trajcast_jax.modes import NormalModes, normal_modes
+from trajcast_jax.modes import NormalModes, mode_temperatures, normal_modes
 from trajcast_jax.observables import cut
 from trajcast_jax.plots import FORECAST, LIMIT, STORED, STYLE
 from trajcast_jax.reference import run_path
@@ -84,6 +84,7 @@ class Kinds:
     """Kinds of vibrations: normal modes in groups of equal number, by rising wavenumber."""
 
     def __init__(self, modes: NormalModes, number: int):
+        self.modes = modes
         groups = np.array_split(np.arange(len(modes.wavenumbers)), number)
         self.ranges = [modes.wavenumbers[group[[0, -1]]].tolist() for group in groups]
         self.shares = np.array([len(group) for group in groups]) / len(modes.wavenumbers)
@@ -240,18 +241,25 @@ def tune(
     return params, np.array(course)
 
 
+def mode_imbalance(kelvin: Float[np.ndarray, "seed mode"], target: float) -> float:
+    """Root of the mean over single modes of (T/T₀ − 1)², T the mean of seeds, less their noise."""
+    noise = kelvin.var(axis=0, ddof=1) / len(kelvin)
+    return float(np.sqrt(max(np.mean((kelvin.mean(axis=0) - target) ** 2 - noise), 0)) / target)
+
+
 def judge(
     forecasts: Forecasts, kinds: Kinds, params, pairs: FramePairs,
     experiment: Experiment, settings: Settings,
 ) -> tuple[dict, Step]:  # fmt: skip
     """Forecasts of held-out seeds against the reference, and one-step errors of test pairs."""
     reference = measurement.load(checkpoint.pretrained("quartz") / "reference.npz")
-    kelvins, reports = [], []
+    kelvins, single, reports = [], [], []
     for seed in tqdm(settings.seeds, desc="held-out seeds"):
         end, frames = forecasts.run(params, forecasts.first(seed), settings.held_out)
         require_sound(end)
         used = cut(frames, slice(settings.settle, None))
         kelvins.append(np.asarray(kinds.temperatures(used)))
+        single.append(mode_temperatures(used, kinds.modes))
         reports.append(compare(used, reference, experiment, forecasts.forecaster.time_step)[0])
     model = TrainedForecast(params, forecasts.forecaster)
     predicted = one_step_predictions(model, pairs)
@@ -263,6 +271,7 @@ def judge(
     return {
         "kelvin": np.array(kelvins).tolist(),
         "imbalance": [kinds.imbalance(k, forecasts.kelvin) for k in kelvins],
+        "mode_imbalance": mode_imbalance(np.array(single), forecasts.kelvin),
         "figures": {name: [f["mean"], f["mean_error"]] for name, f in figures.items()},
         "one_step": errors["all"],
     }, predicted

@@ -13,7 +13,15 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 
 import experiments
-from experiments.tune import Forecasts, Kinds, Settings, common_share, reweighting_strides, tune
+from experiments.tune import (
+    Forecasts,
+    Kinds,
+    Settings,
+    common_share,
+    mode_imbalance,
+    reweighting_strides,
+    tune,
+)
 from trajcast_jax.dataset import frame_pairs
 from trajcast_jax.evaluation import Step
 from trajcast_jax.forecast import Forecaster
@@ -122,6 +130,14 @@ def test_what_gradients_share_is_told_from_noise():
     assert abs(share - expected) < 4 * error < 0.2 * expected
     share, error = common_share(noise)
     assert abs(share) < 4 * error
+
+
+def test_noise_of_seeds_is_no_imbalance_of_modes():
+    rng = np.random.default_rng(0)
+    true = 300 * (1 + 0.2 * rng.normal(size=2_000))
+    found = mode_imbalance(true + 150 * rng.normal(size=(3, 2_000)), 300.0)
+    np.testing.assert_allclose(found, 0.2, rtol=0.1)
+    assert mode_imbalance(300 + 150 * rng.normal(size=(3, 2_000)), 300.0) < 0.08
 
 
 def test_reweighting_leaves_the_share_of_the_sample_that_it_says(forecasts):
