@@ -223,6 +223,10 @@ print(f"the rollout above has {1e-3 * strides * model.time_step:.2g} ps of {hori
 # - **Steps and counts.** Histograms, coordination numbers, the index of the nearest atom: their
 #   gradient is 0 or missing. Smear them first.
 #
+# Weights are inputs too: `python -m experiments.tune` follows the gradient through a few strides
+# of a trajectory that goes on, to bring every kind of vibration of quartz nearer to its $k_BT$
+# ([what came of it](../experiments/README.md#tuning-on-rollouts)).
+#
 # ## What changes on a GPU or TPU
 #
 # - **Precision.** Nothing here needs float64. With less than full float32 in matrix products the
