@@ -1,5 +1,7 @@
 """Layers: equivariance, and each against an independent way to compute the same."""
 
+from functools import partial
+
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
@@ -75,9 +77,10 @@ def assert_paths_are(out, expected):
 
 
 @pytest.mark.parametrize("irreps", [NATURAL, BOTH], ids=["natural", "both"])
-@pytest.mark.parametrize("n_radial", [3, 20], ids=["density", "direct"])
-def test_convolution_is_e3nns_tensor_product(irreps, n_radial, x64):
-    senders, radial, vectors = neighborhood(n_radial=n_radial)
+@pytest.mark.parametrize("slots", [0, 100], ids=["density", "direct"])
+def test_convolution_is_e3nns_tensor_product(irreps, slots, x64, monkeypatch):
+    monkeypatch.setattr(tensor_product, "DENSITY_SLOTS", slots)
+    senders, radial, vectors = neighborhood(n_radial=3)
     h = e3nn.IrrepsArray(irreps, normal(5, irreps.dim))
     module = Convolution(irreps, 2, block=2)
     y = directions(vectors, 2)
@@ -89,21 +92,56 @@ def test_convolution_is_e3nns_tensor_product(irreps, n_radial, x64):
     assert_paths_are(out, expected)
 
 
-def test_both_routes_of_the_convolution_have_the_same_gradients(x64):
+def routes():
+    """Both ways to sum messages, the one that mixes them, and what they are functions of."""
     senders, radial, vectors = neighborhood()
     h, y = [normal(5, ir.dim, 3) for _, ir in BOTH], directions(vectors, 2)
     irreps = [ir for _, ir in BOTH]
     paths = channelwise_paths(BOTH, 2, BOTH)
     weights = normal(3, len(paths), 3, seed=5)
 
-    def loss(route, h, radial, y, weights):
-        outputs = route(h, radial, y, senders, weights, paths, irreps)
-        return sum((x**2).sum() for x in outputs)
+    def fixed(route):
+        return lambda h, radial, y, weights: route(h, radial, y, senders, weights)
 
-    args = (h, radial, y, weights)
-    one = jax.grad(loss, (1, 2, 3, 4))(tensor_product._density, *args)
-    other = jax.grad(loss, (1, 2, 3, 4))(tensor_product._direct, *args)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    density = lambda *args: tensor_product._density(*args, paths, irreps)  # noqa: E731
+    direct = lambda *args: tensor_product._direct(*args, paths, irreps)  # noqa: E731
+    mixed = tensor_product._density_forward(paths, irreps)
+    return [fixed(route) for route in (density, direct, mixed)], (h, radial, y, weights)
+
+
+def test_every_route_of_the_convolution_has_the_same_gradients(x64):
+    every, arguments = routes()
+    loss = lambda route, *args: sum((x**2).sum() for x in route(*args))  # noqa: E731
+    one, *others = (jax.grad(partial(loss, route), (0, 1, 2, 3))(*arguments) for route in every)
+    for other in others:
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_every_route_of_the_convolution_has_the_same_forward_derivative(x64):
+    every, arguments = routes()
+    tangents = jax.tree.map(lambda x: normal(*x.shape, seed=x.size), arguments)
+    one, *others = (jax.jvp(route, arguments, tangents) for route in every)
+    for other in others:
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("slots", [0, 100], ids=["density", "direct"])
+def test_gradients_are_the_same_in_blocks(slots, x64, monkeypatch):
+    monkeypatch.setattr(tensor_product, "DENSITY_SLOTS", slots)
+    senders, radial, vectors = neighborhood(n_radial=3)
+    h = e3nn.IrrepsArray(NATURAL, normal(5, NATURAL.dim))
+    y = directions(vectors, 2)
+    params = random_params(Convolution(NATURAL, 2), h, radial, y, senders)
+
+    def loss(params, radial, block):
+        return (
+            Convolution(NATURAL, 2, block).apply(params, h, radial, y, senders).array ** 2
+        ).sum()
+
+    whole, blocks = (jax.grad(loss, (0, 1))(params, radial, block) for block in (5, 2))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 

@@ -97,9 +97,10 @@ def test_gradient_of_the_loss_by_every_weight_is_pytorchs():
         assert error <= parity.BOUNDS["float64"], name
 
 
-def test_the_edge_by_edge_route_is_pytorchs_too(monkeypatch):
-    """What wide radial networks take, such as the paper's: targets, loss and gradient."""
-    monkeypatch.setattr(tensor_product, "DENSITY_LIMIT", 0)
+def test_contracting_neighbors_first_is_pytorchs_too(monkeypatch):
+    """What many neighbours with few radial functions take: targets, loss and gradient."""
+    monkeypatch.setattr(tensor_product, "DENSITY_LIMIT", 1_000)
+    monkeypatch.setattr(tensor_product, "DENSITY_SLOTS", 0)
     oracle = parity.load(DATA / "parity_molecule.npz")
     whole = {k: v for k, v in oracle.arrays["float64"].items() if "step" not in k}
     found = dict(parity.errors(oracle._replace(arrays={"float64": whole})))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import ModelSettings, Statistics
 from trajcast_jax.conservation import conserve_angular, conserve_linear
-from trajcast_jax.graph import Graph, Neighbors, graph
+from trajcast_jax.graph import Graph, Neighbors, disjoint_union, graph
 from trajcast_jax.model import TrajCast
 from trajcast_jax.system import System
 
@@ -96,6 +96,16 @@ class Forecaster:
         """
         index = self.species_index(system.species)
         return self.fields(system, self.model.apply(params, edges, system.velocities, index))
+
+    def batch_changes(
+        self, params, systems: System, edges: Graph
+    ) -> tuple[Float[Array, "frame atom 3"], Float[Array, "frame atom 3"]]:
+        """`changes` of many frames (every array has a leading axis), in one pass of the network."""
+        frames, atoms = systems.species.shape
+        index = self.species_index(systems.species).reshape(-1)
+        velocities = systems.velocities.reshape(-1, 3)
+        raw = self.model.apply(params, disjoint_union(edges), velocities, index)
+        return jax.vmap(self.fields)(systems, raw.reshape(frames, atoms, 2, 3))
 
     def fields(
         self, system: System, raw: Float[Array, "atom 2 3"]

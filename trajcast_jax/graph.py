@@ -68,6 +68,18 @@ class Graph:
     mask: Bool[Array, "atom neighbor"]
 
 
+def disjoint_union(graphs: Graph) -> Graph:
+    """Graphs of a leading axis as a single one: their atoms in a row, no edge between them.
+
+    One pass of the network over it costs less than a vmapped one: products stay as large as
+    those of one big frame, and blocks of atoms as small as fits the cache.
+    """
+    frames, atoms, _ = graphs.senders.shape
+    first = atoms * jnp.arange(frames, dtype=graphs.senders.dtype)[:, None, None]
+    together = graphs.replace(senders=graphs.senders + first)
+    return jax.tree.map(lambda x: x.reshape(frames * atoms, *x.shape[2:]), together)
+
+
 class NeighborFns(NamedTuple):
     """`allocate(system, capacity=None)` on the host, once; `update(neighbors, system)` in jit."""
 

@@ -7,6 +7,7 @@ from its last state repeats the uninterrupted one bit for bit on the same machin
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -151,17 +152,13 @@ def batch_loss(
     forecaster: Forecaster, settings: TrainingSettings, params: Params, batch: FramePairs
 ) -> Float[Array, ""]:
     """Mean of `pair_loss`; plus `energy_balance` times the batch's `imbalance`."""
-
-    def one(pair):
-        errors = pair_errors(forecaster, params, pair)
-        loss = pair_loss(forecaster, settings, pair, errors)
-        if not settings.energy_balance:
-            return loss, None
-        return loss, _motion_sums(forecaster, pair, errors)
-
-    losses, sums = jax.vmap(one)(batch)
-    if sums is None:
+    edges = jax.vmap(lambda pair: pair.edges(forecaster.settings.cutoff))(batch)
+    displacements, velocities = forecaster.batch_changes(params, batch.system, edges)
+    errors = displacements - batch.displacements, velocities - batch.velocities
+    losses = jax.vmap(partial(pair_loss, forecaster, settings))(batch, errors)
+    if not settings.energy_balance:
         return losses.mean()
+    sums = jax.vmap(partial(_motion_sums, forecaster))(batch, errors)
     forecast, truth = (x.sum(0) for x in sums)
     n_species = len(forecaster.statistics.species)
     return losses.mean() + settings.energy_balance * imbalance(forecast, truth, n_species)

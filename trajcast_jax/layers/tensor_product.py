@@ -23,7 +23,9 @@ from trajcast_jax.layers.linear import normal
 from trajcast_jax.layers.radial import unit_vectors
 
 DENSITY_LIMIT = 16
-"""Contracting neighbours first wins up to about so many radial functions (measured on CPU)."""
+"""Contracting neighbours first wins up to about so many radial functions (measured on CPU)"""
+DENSITY_SLOTS = 20
+"""and from so many neighbours on."""
 CACHED_WEIGHTS = 200_000
 """Weights of edges that one block of atoms holds at a time: what stays in a core's cache."""
 
@@ -204,6 +206,24 @@ def _direct(
     return _joined(paths, [outputs[k] for k in range(len(paths))])
 
 
+def _density_forward(paths: list[Path], irreps: list[e3nn.Irrep]):
+    """`_density`, with the derivatives of `_direct`, which cost half.
+
+    The densities are many times as large as what they are made of, and so are their cotangents.
+    """
+
+    @jax.custom_jvp
+    def convolve(*arrays):
+        return _density(*arrays, paths, irreps)
+
+    @convolve.defjvp
+    def derivative(primals, tangents):
+        direct = jax.checkpoint(lambda *arrays: _direct(*arrays, paths, irreps))
+        return convolve(*primals), jax.jvp(direct, primals, tangents)[1]
+
+    return convolve
+
+
 def _channel_blocks(x: jax.Array, channels: int, blocks: tuple[int, ...]) -> jax.Array:
     """Some of the blocks of so many channels that the last axis consists of."""
     if len(blocks) * channels == x.shape[-1]:
@@ -218,6 +238,7 @@ def _in_blocks(function, arrays, block: int):
     rows = arrays[0].shape[0]
     if rows <= block:
         return function(*arrays)
+    block = -(-rows // -(-rows // block))  # as many blocks of equal size: less padding
     padding = -rows % block
     padded = [jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for x in arrays]
     stacked = [x.reshape(-1, block, *x.shape[1:]) for x in padded]
@@ -251,13 +272,15 @@ class Convolution(nn.Module):
         weights = weights * n**-0.5
         features, irreps = _channels_last(h), [ir for _, ir in h.irreps]
         # Blocks keep what one atom's sums need in the cache.
-        route, block = _density, 16
-        if n > DENSITY_LIMIT:
-            edges = CACHED_WEIGHTS / (len(paths) * channels)
-            route, block = _direct, max(1, round(edges / senders.shape[1]))
+        slots = senders.shape[1]
+        if n <= DENSITY_LIMIT and slots >= DENSITY_SLOTS:
+            route, block = _density_forward(paths, irreps), 16
+        else:
+            route = jax.checkpoint(lambda *arrays: _direct(*arrays, paths, irreps))
+            block = max(1, round(CACHED_WEIGHTS / (len(paths) * channels * slots)))
         block = self.block or (block if jax.default_backend() == "cpu" else radial.shape[0])
         outputs = _in_blocks(
-            jax.checkpoint(lambda r, y, j: route(features, r, y, j, weights, paths, irreps)),
+            lambda r, y, j: route(features, r, y, j, weights),
             (radial, harmonics, senders),
             block,
         )
