@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from flax import struct
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import ModelSettings, Statistics
@@ -41,6 +42,31 @@ class Forecaster:
         index = np.zeros(len(chemical_symbols), np.int32)
         index[list(self.statistics.species)] = np.arange(len(self.statistics.species))
         return index
+
+    @cached_property
+    def _network(self):
+        """The network, which a `vmap` over frames (replicas) passes once for all of them.
+
+        Only values are: reverse mode knows no rule for `custom_vmap`, so that derivatives are
+        those of the plain network.
+        """
+        apply = self.model.apply
+        batched = custom_vmap(apply)
+
+        @batched.def_vmap
+        def rule(size, in_batched, params, *frame):
+            if any(jax.tree.leaves(in_batched[0])):  # many networks
+                axes = jax.tree.map(lambda b: 0 if b else None, tuple(in_batched))
+                return jax.vmap(apply, axes)(params, *frame), True
+            frames = jax.tree.map(
+                lambda x, b: x if b else jnp.broadcast_to(x, (size, *x.shape)),
+                frame, tuple(in_batched[1:]),
+            )  # fmt: skip
+            return _on_union(batched, params, *frames), True
+
+        network = jax.custom_jvp(batched)
+        network.defjvp(lambda primals, tangents: jax.jvp(apply, primals, tangents))
+        return network
 
     def species_index(self, species: Int[Array, "... atom"]) -> Int[Array, "... atom"]:
         """Position of each atomic number in the model's list of species."""
@@ -95,17 +121,15 @@ class Forecaster:
         In single precision a displacement is far sharper than the difference of positions.
         """
         index = self.species_index(system.species)
-        return self.fields(system, self.model.apply(params, edges, system.velocities, index))
+        return self.fields(system, self._network(params, edges, system.velocities, index))
 
     def batch_changes(
         self, params, systems: System, edges: Graph
     ) -> tuple[Float[Array, "frame atom 3"], Float[Array, "frame atom 3"]]:
         """`changes` of many frames (every array has a leading axis), in one pass of the network."""
-        frames, atoms = systems.species.shape
-        index = self.species_index(systems.species).reshape(-1)
-        velocities = systems.velocities.reshape(-1, 3)
-        raw = self.model.apply(params, disjoint_union(edges), velocities, index)
-        return jax.vmap(self.fields)(systems, raw.reshape(frames, atoms, 2, 3))
+        index = self.species_index(systems.species)
+        raw = _on_union(self.model.apply, params, edges, systems.velocities, index)
+        return jax.vmap(self.fields)(systems, raw)
 
     def fields(
         self, system: System, raw: Float[Array, "atom 2 3"]
@@ -134,6 +158,13 @@ class Forecaster:
             target = s.net_angular_momentum or None
             velocities = conserve_angular(system, after, target).velocities
         return displacements, velocities
+
+
+def _on_union(network, params, edges: Graph, velocities, species) -> jax.Array:
+    """`network` on the disjoint union of frames (leading axis), its results frame by frame."""
+    frames, atoms = species.shape
+    raw = network(params, disjoint_union(edges), velocities.reshape(-1, 3), species.reshape(-1))
+    return raw.reshape(frames, atoms, *raw.shape[1:])
 
 
 @struct.dataclass

@@ -124,6 +124,12 @@ def _channels_last(h: e3nn.IrrepsArray) -> list[jax.Array]:
     return [chunk.swapaxes(-1, -2) for chunk in h.chunks]
 
 
+def _same_degree(features: list[jax.Array], irreps: list[e3nn.Irrep]) -> dict[int, jax.Array]:
+    """Features by degree, parities joined along the channels."""
+    groups = _grouped(zip(features, irreps, strict=True), lambda pair: pair[1].l)
+    return {degree: jnp.concatenate([x for x, _ in same], axis=-1) for degree, same in groups}
+
+
 def _joined(paths: list[Path], outputs: list[jax.Array]) -> list[jax.Array]:
     """One output per path, joined along the channels to one per irrep (paths are sorted by it)."""
     groups = _grouped(zip(paths, outputs, strict=True), lambda pair: pair[0].ir_out)
@@ -181,16 +187,25 @@ def _direct(
     M_i = Σ_{j,m} [Σ CG Y(r_ij)]_{m,m_o} [w_ij h_j]_m is, for each coupling, one matrix product
     per atom over neighbours and components together; parities are further channels of it.
     """
+    gathered = {degree: x[senders] for degree, x in _same_degree(features, irreps).items()}
+    return _summed(gathered, radial, harmonics, weights, paths, irreps)
+
+
+def _summed(
+    gathered: dict[int, Float[Array, "atom neighbor m parity_channel"]],
+    radial: Float[Array, "atom neighbor n"],
+    harmonics: Float[Array, "atom neighbor lm"],
+    weights: Float[Array, "n path channel"],
+    paths: list[Path],
+    irreps: list[e3nn.Irrep],
+) -> list[jax.Array]:
+    """Σ_j m_ij from what the neighbours sent, by degree."""
     atoms, slots, n = radial.shape
     channels = weights.shape[-1]
     groups, single = couplings(paths, irreps), _singles(weights, 1)
     ordered = jnp.concatenate([single[k] for group in groups for k in group.paths], axis=1)
     edge_weights = (radial.reshape(-1, n) @ ordered.reshape(n, -1)).reshape(atoms, slots, 1, -1)
     edge_weights = lax.split(edge_weights, [len(g.paths) * channels for g in groups], 3)
-    gathered = {
-        degree: jnp.concatenate([x for x, ir in same], axis=-1)[senders]
-        for degree, same in _grouped(zip(features, irreps, strict=True), lambda pair: pair[1].l)
-    }
     degrees, outputs = _by_degree(harmonics, 2), {}
     for group, weight in zip(groups, edge_weights, strict=True):
         values = _channel_blocks(gathered[group.l_in], channels, group.inputs)
@@ -303,12 +318,7 @@ class NodeTensorProduct(nn.Module):
         paths = channelwise_paths(h.irreps, self.lmax, self.irreps_out)
         n, channels = features.shape[-1], h.irreps[0].mul
         weights = self.param("weights", normal, (n, len(paths), channels)).astype(h.dtype)
-        per_atom = (features @ weights.reshape(n, -1)) * n**-0.5
-        per_atom = _singles(per_atom.reshape(-1, len(paths), channels), 1)
-        degrees = _by_degree(harmonics, 1)
-        parts = dict(zip((ir for _, ir in h.irreps), _channels_last(h), strict=True))
-        outputs = []
-        for path, weight in zip(paths, per_atom, strict=True):
-            value = parts[path.ir_in] * weight
-            outputs.append(_couple(degrees[path.l][:, :, None, None] * value[:, None], path))
-        return _irreps_array(paths, _joined(paths, outputs))
+        irreps = [ir for _, ir in h.irreps]
+        own = {degree: x[:, None] for degree, x in _same_degree(_channels_last(h), irreps).items()}
+        arrays = own, features[:, None], harmonics[:, None], weights * n**-0.5
+        return _irreps_array(paths, _summed(*arrays, paths, irreps))
