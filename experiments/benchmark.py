@@ -180,11 +180,11 @@ def forecaster_of(preset: str, name: str, frames: list[System], cutoff: float | 
     return experiment, forecaster, forecaster.init(0)
 
 
-def compiled(function: Callable, *arguments) -> tuple[Callable, dict]:
+def compiled(function: Callable, *arguments, options: dict | None = None) -> tuple[Callable, dict]:
     """The function compiled for the arguments, and what that took and needs."""
     start = time.perf_counter()
     lowered = jax.jit(function).lower(*arguments)
-    made = lowered.compile()
+    made = lowered.compile(options)
     spent = time.perf_counter() - start
     memory = made.memory_analysis()
     peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -269,7 +269,7 @@ def measure_training(arguments, experiment, forecaster, params, frames, probe) -
     pairs = as_pairs(frames, forecaster.settings.cutoff, forecaster.time_step)
     state = training.init_state(forecaster, settings, params)
     update = training.update_step(forecaster, settings)
-    step, row = compiled(update, state, pairs)
+    step, row = compiled(update, state, pairs, options=training.compiler_options())
     flops = multiplications(update, state, pairs)
     row |= timed(lambda: step(state, pairs), arguments.repeats, probe)
     row["gflops"] = 1e-9 * flops / row["wall_s"]

@@ -261,7 +261,15 @@ def train_updates(
     def chunk(state: TrainState, pairs: FramePairs):
         return jax.lax.scan(lambda s, _: update(s, pairs), state, None, n_updates)
 
-    return jax.jit(chunk, donate_argnums=0)
+    return jax.jit(chunk, donate_argnums=0, compiler_options=compiler_options())
+
+
+def compiler_options() -> dict[str, str] | None:
+    """What an update is compiled with: on CPU LLVM's first level of optimisation.
+
+    It takes two thirds of the time to compile a wide network, and the update runs as fast.
+    """
+    return {"xla_backend_optimization_level": "1"} if jax.default_backend() == "cpu" else None
 
 
 def validated(state: TrainState, settings: TrainingSettings, error: Float[Array, ""]) -> TrainState:
@@ -341,18 +349,19 @@ def fit(
             compiled[n] = train_updates(forecaster, settings, n)
         state, losses = compiled[n](state, train)
         done, loss = done + n, float(losses.mean())
+        total = clock.total(done, total)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"The loss became {loss} within updates {done - n} to {done}; lower "
                 "training.learning_rate or training.clip_norm and resume from the last state."
             )
         displacement = velocity = None
-        if done == next_stop:
+        if done in (next_stop, total):
             sums = errors_of(state.ema_params, validation)
             relative = sums[:, 0] / sums[:, 1]
             state = settle(state, relative.sum())
             displacement, velocity = (100 * relative).tolist()
-        state = state.replace(total=jnp.asarray(clock.total(done, total), jnp.int32))
+        state = state.replace(total=jnp.asarray(total, jnp.int32))
         yield state, Metrics(done, loss, displacement, velocity)
         if settings.early_stop and int(state.stale[0]) >= settings.early_stop:
             return

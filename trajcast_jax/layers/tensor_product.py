@@ -202,8 +202,11 @@ def _summed(
     """Σ_j m_ij from what the neighbours sent, by degree."""
     atoms, slots, n = radial.shape
     channels = weights.shape[-1]
-    groups, single = couplings(paths, irreps), _singles(weights, 1)
-    ordered = jnp.concatenate([single[k] for group in groups for k in group.paths], axis=1)
+    groups = couplings(paths, irreps)
+    # By a matrix, whose transpose is one too: slices and their transposes would be hundreds.
+    order = np.eye(len(paths))[:, [k for group in groups for k in group.paths]]
+    order = jnp.asarray(order, weights.dtype)
+    ordered = jnp.einsum("npc,pq->nqc", weights, order, precision="highest")
     edge_weights = (radial.reshape(-1, n) @ ordered.reshape(n, -1)).reshape(atoms, slots, 1, -1)
     edge_weights = lax.split(edge_weights, [len(g.paths) * channels for g in groups], 3)
     degrees, outputs = _by_degree(harmonics, 2), {}
