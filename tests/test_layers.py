@@ -77,12 +77,11 @@ def assert_paths_are(out, expected):
 
 
 @pytest.mark.parametrize("irreps", [NATURAL, BOTH], ids=["natural", "both"])
-@pytest.mark.parametrize("slots", [0, 100], ids=["density", "direct"])
-def test_convolution_is_e3nns_tensor_product(irreps, slots, x64, monkeypatch):
-    monkeypatch.setattr(tensor_product, "DENSITY_SLOTS", slots)
+@pytest.mark.parametrize("neighbors", [50.0, 5.0], ids=["density", "direct"])
+def test_convolution_is_e3nns_tensor_product(irreps, neighbors, x64):
     senders, radial, vectors = neighborhood(n_radial=3)
     h = e3nn.IrrepsArray(irreps, normal(5, irreps.dim))
-    module = Convolution(irreps, 2, block=2)
+    module = Convolution(irreps, 2, neighbors, block=2)
     y = directions(vectors, 2)
     params = random_params(module, h, radial, y, senders)
     out = module.apply(params, h, radial, y, senders)
@@ -127,18 +126,16 @@ def test_every_route_of_the_convolution_has_the_same_forward_derivative(x64):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("slots", [0, 100], ids=["density", "direct"])
-def test_gradients_are_the_same_in_blocks(slots, x64, monkeypatch):
-    monkeypatch.setattr(tensor_product, "DENSITY_SLOTS", slots)
+@pytest.mark.parametrize("neighbors", [50.0, 5.0], ids=["density", "direct"])
+def test_gradients_are_the_same_in_blocks(neighbors, x64):
     senders, radial, vectors = neighborhood(n_radial=3)
     h = e3nn.IrrepsArray(NATURAL, normal(5, NATURAL.dim))
     y = directions(vectors, 2)
     params = random_params(Convolution(NATURAL, 2), h, radial, y, senders)
 
     def loss(params, radial, block):
-        return (
-            Convolution(NATURAL, 2, block).apply(params, h, radial, y, senders).array ** 2
-        ).sum()
+        module = Convolution(NATURAL, 2, neighbors, block)
+        return (module.apply(params, h, radial, y, senders).array ** 2).sum()
 
     whole, blocks = (jax.grad(loss, (0, 1))(params, radial, block) for block in (5, 2))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):

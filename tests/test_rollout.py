@@ -11,6 +11,7 @@ from flax import struct
 
 from trajcast_jax.ensemble import chain, csvr, linear_ramp, nve, zero_momentum
 from trajcast_jax.graph import NeighborFns, graph, neighbor_list
+from trajcast_jax.layers import tensor_product
 from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, momentum, temperature
 from trajcast_jax.restart import load_state, save_state
 from trajcast_jax.rollout import (
@@ -193,8 +194,10 @@ def test_overflow_in_the_middle_of_a_run():
 
 @pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends tile by shape")
-def test_the_network_itself_does_not_change_a_bit():
+@pytest.mark.parametrize("neighbors", [0, 100], ids=["density", "direct"])
+def test_the_network_itself_does_not_change_a_bit(neighbors, monkeypatch):
     """Chunks of one step, frames stored less often, other capacities: on CPU all are the same."""
+    monkeypatch.setattr(tensor_product, "DENSITY_NEIGHBORS", neighbors)
     model = forecaster(channels=8, parity="natural", velocity_vector=True)
     params = model.init(0)
     quartz = as_system(quartz_atoms((3, 1, 1)))

@@ -100,7 +100,7 @@ def test_gradient_of_the_loss_by_every_weight_is_pytorchs():
 def test_contracting_neighbors_first_is_pytorchs_too(monkeypatch):
     """What many neighbours with few radial functions take: targets, loss and gradient."""
     monkeypatch.setattr(tensor_product, "DENSITY_LIMIT", 1_000)
-    monkeypatch.setattr(tensor_product, "DENSITY_SLOTS", 0)
+    monkeypatch.setattr(tensor_product, "DENSITY_NEIGHBORS", 0)
     oracle = parity.load(DATA / "parity_molecule.npz")
     whole = {k: v for k, v in oracle.arrays["float64"].items() if "step" not in k}
     found = dict(parity.errors(oracle._replace(arrays={"float64": whole})))

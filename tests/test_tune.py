@@ -51,6 +51,9 @@ class Rotations(Forecaster):
         gain = 1 + params["gains"][self.species_index(system.species)]
         return jnp.zeros_like(system.positions), gain[:, None] * turned / roots
 
+    def batch_changes(self, params, systems, edges):
+        return jax.vmap(lambda system, edge: self.changes(params, system, edge))(systems, edges)
+
 
 @pytest.fixture(scope="module")
 def forecasts():

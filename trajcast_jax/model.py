@@ -112,7 +112,7 @@ class Interaction(nn.Module):
         convolved, out, gated = block_irreps(s, self.block, h.irreps)
 
         radial = MLP(s.edge_mlp, activation(s.edge_activation), name="edge_mlp")(edge_basis)
-        messages = Convolution(convolved, s.lmax, name="convolution")(
+        messages = Convolution(convolved, s.lmax, average_neighbors, name="convolution")(
             h, radial, edge_harmonics, senders
         )
         update = Linear(convolved, name="contract")(messages * (1.0 / average_neighbors))

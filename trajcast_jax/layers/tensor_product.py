@@ -24,8 +24,8 @@ from trajcast_jax.layers.radial import unit_vectors
 
 DENSITY_LIMIT = 16
 """Contracting neighbours first wins up to about so many radial functions (measured on CPU)"""
-DENSITY_SLOTS = 20
-"""and from so many neighbours on."""
+DENSITY_NEIGHBORS = 14
+"""and from so many neighbours on, in the mean."""
 CACHED_WEIGHTS = 200_000
 """Weights of edges that one block of atoms holds at a time: what stays in a core's cache."""
 
@@ -273,6 +273,9 @@ class Convolution(nn.Module):
 
     irreps_out: e3nn.Irreps
     lmax: int
+    neighbors: float = 10.0
+    """Their mean number, which chooses the way to sum messages. Not the number of slots: results
+    must not change by a bit when a list grows."""
     block: int = 0
     """Atoms per block; 0 chooses: a few on CPU, all at once on accelerators."""
 
@@ -290,12 +293,13 @@ class Convolution(nn.Module):
         weights = weights * n**-0.5
         features, irreps = _channels_last(h), [ir for _, ir in h.irreps]
         # Blocks keep what one atom's sums need in the cache.
-        slots = senders.shape[1]
-        if n <= DENSITY_LIMIT and slots >= DENSITY_SLOTS:
+        if n <= DENSITY_LIMIT and self.neighbors >= DENSITY_NEIGHBORS:
             route, block = _density_forward(paths, irreps), 16
         else:
             route = jax.checkpoint(lambda *arrays: _direct(*arrays, paths, irreps))
-            block = max(1, round(CACHED_WEIGHTS / (len(paths) * channels * slots)))
+            # A list has about half as many slots again as it has neighbours.
+            weights_of_atom = len(paths) * channels * 1.5 * self.neighbors
+            block = max(1, round(CACHED_WEIGHTS / weights_of_atom))
         block = self.block or (block if jax.default_backend() == "cpu" else radial.shape[0])
         outputs = _in_blocks(
             lambda r, y, j: route(features, r, y, j, weights),
