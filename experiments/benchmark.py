@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 import experiments
 from trajcast_jax import checkpoint, dataset, io, training
+from trajcast_jax.compress import compress
 from trajcast_jax.config import Experiment, Statistics
 from trajcast_jax.ensemble import csvr
-from trajcast_jax.forecast import Forecaster
+from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.reference import make_engine
 from trajcast_jax.report import table
@@ -67,6 +68,9 @@ class Arguments:
     """Give CPU times in units of a 2048³ float32 matrix product of NumPy as well."""
     cutoff: float | None = None
     """Å, instead of the preset's."""
+    compress: float = 1e-6
+    """Strides are those of the network compressed to this tolerance, as a forecast may be; 0 for
+    the network that is trained."""
     compare: Path | None = None
     """The JSON of another run: prints the ratio of each figure to it."""
     out: Path = Path("runs/benchmark.json")
@@ -324,7 +328,10 @@ def measure_case(arguments: Arguments, name: str, preset: str, precision: str, p
     known, frames = frames_of(name, precision)
     experiment, forecaster, params = forecaster_of(preset, known, frames, arguments.cutoff)
     params = jax.tree.map(lambda x: x.astype(precision), params)
-    rows = measure_stride(arguments, experiment, forecaster, params, frames[0], probe)
+    model = TrainedForecast(params, forecaster)
+    if arguments.compress:
+        model = compress(model, arguments.compress)
+    rows = measure_stride(arguments, experiment, model.forecaster, model.params, frames[0], probe)
     if arguments.train:
         rows["training step"] = measure_training(
             arguments, experiment, forecaster, params, frames, probe
@@ -334,7 +341,8 @@ def measure_case(arguments: Arguments, name: str, preset: str, precision: str, p
     listed = neighbor_list(frames[0].cell, forecaster.settings.cutoff, 0.0).allocate(frames[0])
     n_atoms = len(frames[0].masses)
     edges = int((listed.idx < n_atoms).sum())
-    return {"atoms": n_atoms, "frames": len(frames), "edges": edges, "rows": rows}
+    sizes = {"atoms": n_atoms, "frames": len(frames), "edges": edges}
+    return sizes | {"edge_rank": model.settings.edge_rank, "rows": rows}
 
 
 def measure(arguments: Arguments) -> dict:
@@ -355,7 +363,6 @@ def main(arguments: Arguments) -> None:
     """Command line."""
     with_threads(arguments.threads)
     results = measure(arguments)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     io.atomic_write(arguments.out, json.dumps(results, indent=1).encode())
     print(json.dumps(results["machine"]), "", rendered(results), sep="\n")
     if arguments.compare:

@@ -9,7 +9,7 @@ import tyro
 import experiments
 from experiments.generate import default_folder
 from trajcast_jax import checkpoint as checkpoints
-from trajcast_jax import measurement
+from trajcast_jax import measurement, plots
 from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import frame_pairs
 from trajcast_jax.evaluation import (
@@ -18,10 +18,10 @@ from trajcast_jax.evaluation import (
     write_report,
     write_summary,
 )
-from trajcast_jax.io import atomic_write, read_trajectory
+from trajcast_jax.io import atomic_write, read_observables, read_trajectory
 from trajcast_jax.modes import mode_temperatures, normal_modes
 from trajcast_jax.observables import cut
-from trajcast_jax.reference import complete_runs, run_path
+from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
 from trajcast_jax.report import render_one_step
 from trajcast_jax.system import System
 
@@ -81,6 +81,43 @@ def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) ->
     return "\n".join([",".join(head), *(",".join(f"{x:.1f}" for x in row) for row in rows)]) + "\n"
 
 
+def potential_energies(experiment: Experiment, path: Path, n_frames: int) -> np.ndarray:
+    """What the reference's engine says of `n_frames` frames of a forecast, evenly spread, in eV."""
+    trajectory, _ = read_trajectory(path)
+    start = int(len(trajectory.positions) * experiment.evaluation.equilibration)
+    chosen = np.linspace(start, len(trajectory.positions) - 1, n_frames).astype(int)
+    engine = engine_for_frames(experiment.reference, trajectory.cell)
+    energies = []
+    for frame in chosen:
+        positions, velocities = trajectory.positions[frame], trajectory.velocities[frame]
+        engine.set_frame(np.asarray(positions, np.float64), np.asarray(velocities, np.float64))
+        energies.append(engine.energies()[0])
+    engine.close()
+    return np.array(energies)
+
+
+def compare_energies(
+    experiment: Experiment, path: Path, folder: Path, out: Path, n_frames: int
+) -> dict[str, float]:
+    """Potential energies of a forecast and of the reference runs, as numbers and energy.png."""
+    paths = complete_runs(folder)
+    if not paths:
+        raise FileNotFoundError(
+            f"Potential energies are held against those of reference runs, but there are none in "
+            f"{folder}; make them by python -m experiments.generate {experiment.name}."
+        )
+    ours = potential_energies(experiment, path, n_frames)
+    theirs = np.concatenate([read_observables(run)["potential_energy"] for run in paths])
+    out.mkdir(parents=True, exist_ok=True)
+    plots.save(out / "energy.png", lambda: plots.plot_energies(ours, theirs))
+    return {
+        "potential_energy_eV": float(ours.mean()),
+        "potential_energy_deviation_eV": float(ours.std()),
+        "reference_potential_energy_eV": float(theirs.mean()),
+        "reference_potential_energy_deviation_eV": float(theirs.std()),
+    }
+
+
 def main(
     experiment: tyro.conf.Positional[str],
     checkpoint: Path | None = None,
@@ -89,6 +126,7 @@ def main(
     out: Path | None = None,
     save_reference: Path | None = None,
     modes: bool = False,
+    energies: int = 0,
     seed: int = 0,
 ) -> None:
     """Evaluates one step of a checkpoint on test runs, and a rollout against the reference.
@@ -103,6 +141,8 @@ def main(
       out: directory of the report; by default runs/evaluate/<name>.
       save_reference: write the reference observables to this .npz file.
       modes: write the temperature of every normal mode too (modes.csv); for crystals.
+      energies: so many frames of a rollout have their potential energy computed by the engine of
+        the reference; that of runs at constant energy spreads less than a thermostatted one.
       seed: draws the test pairs.
     """
     loaded = experiments.load(experiment)
@@ -126,10 +166,12 @@ def main(
     if rollout:
         paths = [path / "trajectory.h5" if path.is_dir() else path for path in rollout]
         outs = [out] if len(paths) == 1 else [out / f"{k:02d}" for k in range(len(paths))]
-        reports = [
-            write_report(own, path, measured, loaded, extra | {"trajectory": str(path)})
-            for own, path in zip(outs, paths, strict=True)
-        ]
+        reports = []
+        for own, path in zip(outs, paths, strict=True):
+            known = extra | {"trajectory": str(path)}
+            if energies:
+                known |= compare_energies(loaded, path, folder, own, energies)
+            reports.append(write_report(own, path, measured, loaded, known))
         write_summary(out, reports)
         if modes:
             forecasts = [read_trajectory(path)[0] for path in paths]

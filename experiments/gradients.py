@@ -16,7 +16,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import tyro
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from trajcast_jax import checkpoint, io
 from trajcast_jax.ensemble import csvr
 from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
 from trajcast_jax.graph import neighbor_list
-from trajcast_jax.plots import FORECAST, LIMIT, STORED, STYLE
+from trajcast_jax.plots import FORECAST, LIMIT, STORED, save
 from trajcast_jax.rollout import Simulator, SimulatorState, rollout, simulator
 
 WAYS = {
@@ -187,13 +186,11 @@ def main(
         "cost": lambda: cost(sim, state, strides, repeats),
         "memory": lambda: memory(sim, state, sizes),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         result[part] = measure[part]()
         io.atomic_write(out, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     if "memory" in result:
-        with rc_context(STYLE):
-            plot(result).savefig(out.with_suffix(".png"), dpi=150)
+        save(out.with_suffix(".png"), lambda: plot(result))
     print(f"{out} written")
 
 

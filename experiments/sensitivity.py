@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -31,7 +30,7 @@ from trajcast_jax.observables import (
     vibrational_density_of_states,
 )
 from trajcast_jax.pairs import images_within
-from trajcast_jax.plots import FORECAST, LIMIT, STORED, STYLE
+from trajcast_jax.plots import FORECAST, LIMIT, STORED, save
 from trajcast_jax.rollout import require_sound, rollout, simulator
 from trajcast_jax.soft_observables import TAIL, peak_position, soft_radial_distribution_function
 
@@ -260,10 +259,8 @@ def main(
         "isotope_effect_cm-1_per_Da": physics(mass, peak["value"][0][-1]),
         "kelvin_per_Da": -temperature * 2 / 3 / mass,
     }  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     io.atomic_write(out, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    with rc_context(STYLE):
-        plot(result).savefig(out.with_suffix(".png"), dpi=150)
+    save(out.with_suffix(".png"), lambda: plot(result))
     print(f"{out} and {out.with_suffix('.png').name}")
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import optax
 import tyro
 from ase.data import chemical_symbols
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -30,7 +29,7 @@ from trajcast_jax.forecast import TrainedForecast
 from trajcast_jax.gradients import describe_growth, lyapunov_exponent
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.mechanics import kinetic_energy, on_energy_shell
-from trajcast_jax.plots import STYLE
+from trajcast_jax.plots import save
 from trajcast_jax.reference import make_engine
 from trajcast_jax.reference.bonds import bonded_chain
 from trajcast_jax.rollout import require_sound, rollout, simulator
@@ -262,10 +261,8 @@ def main(
             f"{run['reference_miss_degrees']:.1f}° in reference MD; "
             f"{len(losses) - 1} iterations, velocities turned by {run['turn_degrees']:.1f}°"
         )
-    out.mkdir(parents=True, exist_ok=True)
     io.atomic_write(out / "steer.json", (json.dumps(report, indent=1) + "\n").encode())
-    with rc_context(STYLE):
-        plot(report).savefig(out / "steer.png", dpi=150)
+    save(out / "steer.png", lambda: plot(report))
 
 
 if __name__ == "__main__":

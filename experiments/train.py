@@ -14,7 +14,7 @@ from tqdm import tqdm
 import experiments
 from experiments.generate import ensure_reference
 from experiments.visit import SEGMENT
-from trajcast_jax import checkpoint, io
+from trajcast_jax import checkpoint, io, plots
 from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import FramePairs, frame_pairs, join, statistics
 from trajcast_jax.forecast import Forecaster
@@ -95,13 +95,16 @@ class MetricsLog:
         if self.path.exists():  # rows after the state that is resumed would come twice
             with open(self.path, newline="") as file:
                 rows = [row for row in csv.reader(file) if row[0].isdigit()]
-        rows = [row for row in rows if int(row[0]) <= update]
+        # Rows of versions that did not write the time yet get none.
+        rows = [[*row, "0"][: len(Metrics._fields)] for row in rows if int(row[0]) <= update]
+        self.before = float(rows[-1][-1]) if rows else 0.0  # seconds that earlier processes spent
         text = "\n".join(",".join(row) for row in [Metrics._fields, *rows]) + "\n"
         io.atomic_write(self.path, text.encode())
         self.writer = _tensorboard(out) if tensorboard else None
 
     def write(self, metrics: Metrics) -> None:
         """Append one row; empty cells where nothing was validated."""
+        metrics = metrics._replace(seconds=round(self.before + metrics.seconds, 1))
         with open(self.path, "a", newline="") as file:
             csv.writer(file).writerow("" if x is None else x for x in metrics)
         if self.writer is not None:
@@ -109,6 +112,13 @@ class MetricsLog:
                 if name != "update" and value is not None:
                     self.writer.scalar(name, value, metrics.update)
             self.writer.flush()
+
+    def curve(self, batch_size: int) -> dict[str, np.ndarray]:
+        """What `plots.plot_learning` shows: the rows with a validation, by column."""
+        with open(self.path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["velocity_error"]]
+        curve = {name: np.array([float(row[name]) for row in rows]) for name in Metrics._fields}
+        return curve | {"frames": curve["update"] * batch_size}
 
 
 def _tensorboard(out: Path):
@@ -133,7 +143,10 @@ def train(
     seconds: float | None = None,
     show: Callable = tqdm,
 ) -> None:
-    """Trains to the end, writing `best/` and `last/` checkpoints and metrics.csv into `out`."""
+    """Trains to the end, writing `best/` and `last/` checkpoints and metrics.csv into `out`.
+
+    At the end come `ema/`, the averaged weights, and curve.png, the errors over time.
+    """
     out.mkdir(parents=True, exist_ok=True)
     pairs = {part: load_pairs(experiment, paths, part) for part in ("train", "validation")}
     # What normalises is measured on the reference alone, not on what a model strayed into.
@@ -166,6 +179,11 @@ def train(
                 saved = metrics.update
     # The averaged weights at the very end, which need not be the best ones.
     checkpoint.save(out / "ema", forecaster, state.ema_params, {"experiment": experiment_json})
+    curve = log.curve(settings.batch_size)
+    plots.save(
+        out / "curve.png",
+        lambda: plots.plot_learning(curve, experiment.evaluation.published_errors),
+    )
 
 
 @dataclasses.dataclass

@@ -20,7 +20,6 @@ import optax
 import tyro
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -36,7 +35,7 @@ from trajcast_jax.graph import neighbor_list
 from trajcast_jax.mechanics import maxwell_boltzmann
 from trajcast_jax.modes import NormalModes, mode_temperatures, normal_modes
 from trajcast_jax.observables import cut
-from trajcast_jax.plots import FORECAST, LIMIT, STORED, STYLE
+from trajcast_jax.plots import FORECAST, LIMIT, STORED, save
 from trajcast_jax.reference import run_path
 from trajcast_jax.report import summarize
 from trajcast_jax.rollout import SimulatorState, require_sound, rollout, simulator
@@ -368,8 +367,7 @@ def main(settings: Settings) -> None:
     }  # fmt: skip
     text = json.dumps(result, indent=1, default=str) + "\n"
     io.atomic_write(settings.out, text.encode())
-    with rc_context(STYLE):
-        plot(result).savefig(settings.out.with_suffix(".png"), dpi=150)
+    save(settings.out.with_suffix(".png"), lambda: plot(result))
     print(f"The tuned model is in {settings.checkpoint}, what became of it in {settings.out}.")
 
 

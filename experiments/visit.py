@@ -20,7 +20,7 @@ from trajcast_jax import io
 from trajcast_jax.config import Experiment
 from trajcast_jax.ensemble import csvr
 from trajcast_jax.graph import neighbor_list
-from trajcast_jax.reference import make_engine
+from trajcast_jax.reference import engine_for_frames
 from trajcast_jax.rollout import FINE, rollout, simulator
 from trajcast_jax.system import System
 
@@ -60,6 +60,7 @@ def main(
     strides: int = 60,
     every: int = 3,
     seed: int = 0,
+    set: tuple[str, ...] = (),
 ) -> None:
     """Writes pairs (visited state, one stride of reference MD later) to an H5MD file.
 
@@ -71,8 +72,9 @@ def main(
       strides: length of each.
       every: strides between the states that are taken.
       seed: draws the start frames.
+      set: settings that differ from the file.
     """
-    loaded = experiments.load(experiment)
+    loaded = experiments.load(experiment, set)
     if out.exists():
         raise ValueError(f"{out} exists already; give another file, or remove it.")
     paths = ensure_reference(loaded)
@@ -87,11 +89,7 @@ def main(
                 positions=trajectory.positions[0], velocities=trajectory.velocities[0]
             )
         )
-    engine = make_engine(loaded.reference)
-    engine.create(seed=1)
-    if chosen[0].cell is not None:
-        engine.set_cell(np.asarray(chosen[0].cell, np.float64))
-    engine.constant_energy()
+    engine = engine_for_frames(loaded.reference, chosen[0].cell)
     steps = round(model.time_step / loaded.reference.time_step)
     unfinished = out.with_name(f".{out.name}")
     unfinished.unlink(missing_ok=True)

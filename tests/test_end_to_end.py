@@ -35,12 +35,15 @@ def argon(folder, monkeypatch):
 def test_training_generated_its_reference_and_learned(argon):
     assert json.loads(Path("runs/reference/argon/report.json").read_text())["passed"]
     rows = Path("runs/argon/train/metrics.csv").read_text().splitlines()
-    assert rows[0] == "update,loss,displacement_error,velocity_error"
+    assert rows[0] == "update,loss,displacement_error,velocity_error,seconds"
     assert int(rows[-1].split(",")[0]) == 1000
+    seconds = [float(row.split(",")[-1]) for row in rows[1:]]
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)
     _, notes = checkpoint.describe("runs/argon/train/best")
     assert notes["experiment"]["data"]["time_step"] == 50.0
     assert {p.name for p in Path("runs/argon/train").iterdir()} == {
-        "best", "ema", "last", "metrics.csv",
+        "best", "curve.png", "ema", "last", "metrics.csv",
     }  # fmt: skip
 
 
@@ -91,6 +94,20 @@ def test_reference_md_goes_on_from_any_frame(argon):
     engine.close()
     np.testing.assert_allclose(positions - before, run.positions[5] - run.positions[0], atol=2e-5)
     np.testing.assert_allclose(velocities, run.velocities[5], atol=1e-6)
+
+
+@needs_lammps
+def test_potential_energies_of_reference_frames_are_those_that_were_stored(argon):
+    """The engine, asked anew, says of a run's frames what it said when it made them."""
+    path, settings = Path("runs/reference/argon/run_002.h5"), experiments.load("argon.toml")
+    found = evaluate.compare_energies(settings, path, path.parent, Path("energy"), n_frames=40)
+    n_frames = io.n_frames(path)
+    start = int(n_frames * settings.evaluation.equilibration)
+    stored = io.read_observables(path)["potential_energy"]
+    stored = stored[np.linspace(start, n_frames - 1, 40).astype(int)]
+    assert found["potential_energy_eV"] == pytest.approx(stored.mean(), rel=1e-5)
+    assert found["potential_energy_deviation_eV"] == pytest.approx(stored.std(), rel=1e-2)
+    assert Path("energy/energy.png").stat().st_size > 5_000
 
 
 @needs_lammps

@@ -418,3 +418,55 @@ def test_a_long_trajectory_is_reported_within_a_minute(tmp_path):
     start = time.process_time()
     write_report(tmp_path, trajectory, reference, settings, {})
     assert time.process_time() - start < 60
+
+
+def peroxide(degrees, length=1.45, seed=0):
+    """Frames of H–O–O–H with these torsions: bonds of 0.97 Å and `length`, right angles."""
+    turn = np.radians(degrees)[:, None]
+    ends = np.concatenate([np.cos(turn), -np.sin(turn), 0 * turn], axis=1) * 0.97
+    middle = np.array([0.0, 0.0, length])
+    still = np.broadcast_to([[0.97, 0, 0], [0, 0, 0], middle], (len(turn), 3, 3))
+    positions = np.concatenate([still, (ends + middle)[:, None]], axis=1)
+    velocities = np.random.default_rng(seed).normal(size=positions.shape) * 0.002
+    one = make_system(positions[0], velocities[0], [1, 8, 8, 1])
+    return one.replace(positions=jnp.asarray(positions), velocities=jnp.asarray(velocities))
+
+
+def torsions(seed, barrier, frames=80_000):
+    """Degrees of density exp(−b cos²φ) by rejection, b = barrier in k_B T."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.uniform(-180, 180, 8 * frames)
+    kept = drawn[rng.random(8 * frames) < np.exp(-barrier * np.cos(np.radians(drawn)) ** 2)]
+    return kept[:frames]
+
+
+def test_bonds_angles_and_free_energies_of_torsions_are_compared():
+    chosen = EvaluationSettings(
+        rdf_max=4.0, rdf_frames=50, n_blocks=4, dihedrals=(("H", "O", "O", "H"),),
+        vdos_segment=500.0, msd_time=100.0, equilibration=0.0,
+    )  # fmt: skip
+    settings = dataclasses.replace(SETTINGS, name="peroxide", evaluation=chosen)
+    same, longer = (
+        peroxide(torsions(seed, barrier), length)
+        for seed, barrier, length in ((1, 2.0, 1.45), (2, 3.5, 1.47))
+    )
+    reference = reference_observables([peroxide(torsions(0, 2.0))], 1.0, 1.0, settings)
+    for forecast, stretch, deviation in ((same, 0.0, 0.0), (longer, 0.02, 0.478)):
+        report, _ = compare(forecast, reference, settings, 1.0)
+        part = report["molecules"]
+        assert part["bonds"]["O–O"]["difference_A"] == pytest.approx(stretch, abs=1e-5)
+        assert part["bonds"]["O–H"]["difference_A"] == pytest.approx(0.0, abs=1e-5)
+        assert part["angles"]["O–O–H"]["mean_degrees"] == pytest.approx(90.0, abs=1e-3)
+        # Of 1.5 cos² φ the mean absolute difference from its mean is 1.5/π; the rest is noise.
+        found = part["dihedrals"]["H–O–O–H"]
+        assert found["deviation_kT"] == pytest.approx(deviation, abs=0.06)
+        assert found["deviation_kT_among_reference"] < 0.15
+    text = render(report)
+    assert "| O–O | 1.4700 ± 0.0000 | 1.4500 ± 0.0000 | +0.0200 |" in text
+    assert "torsions, in k_B T" in text
+
+
+def test_a_torsion_that_the_forecast_never_visits_is_infinitely_off():
+    even, half = np.full(4, 0.25), np.array([0.5, 0.5, 0.0, 0.0])
+    assert comparison.free_energy_deviation(half, even) == np.inf
+    assert comparison.free_energy_deviation(even, half) == 0.0  # where it was, it was alike

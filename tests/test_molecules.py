@@ -105,9 +105,7 @@ def test_liquid_runs_and_goes_on_from_any_image_of_a_frame(water):
     run, times = io.read_trajectory(water)
     np.testing.assert_allclose(times, np.arange(25.0))
     assert len(bonds.bonded_pairs(run)) == 128
-    engine = reference.make_engine(settings)
-    engine.create(seed=1)
-    engine.constant_energy()
+    engine = reference.engine_for_frames(settings, run.cell)
     positions, velocities = (np.asarray(x[5], np.float64) for x in (run.positions, run.velocities))
     images = np.random.default_rng(0).integers(-2, 3, size=(192, 3)) @ np.asarray(run.cell)
     engine.set_frame(positions + images, velocities)

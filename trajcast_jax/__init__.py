@@ -1,6 +1,7 @@
 """Molecular dynamics without forces: an equivariant network forecasts the next frame, in JAX."""
 
 from trajcast_jax.checkpoint import pretrained, restore, save
+from trajcast_jax.compress import compress
 from trajcast_jax.config import Experiment, load
 from trajcast_jax.dataset import FramePairs, frame_pairs
 from trajcast_jax.ensemble import chain, csvr, langevin, linear_ramp, nve, zero_momentum
@@ -28,6 +29,7 @@ __all__ = [
     "System",
     "TrainedForecast",
     "chain",
+    "compress",
     "csvr",
     "describe_growth",
     "diffusion_coefficient",

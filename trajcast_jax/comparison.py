@@ -22,6 +22,8 @@ from trajcast_jax.system import System
 
 CLOSEST_ATOMS = 0.5
 """Å; whatever they are, two atoms closer than this have collided."""
+HIGHEST = 4.0
+"""k_B T; where a torsion's free energy is higher in the reference, too few frames have been."""
 SQUARE_ANGSTROM_PER_FS = 0.1
 """1 Å²/fs in cm²/s."""
 
@@ -232,6 +234,40 @@ def displacements(forecast: Measured, reference: Measured) -> dict:
             **_pair("reference_diffusion_cm2_per_s", *jackknife(theirs, diffusion)),
         }
     return part
+
+
+def molecules(forecast: Measured, reference: Measured) -> dict:
+    """Bond lengths (Å), angles (degrees) and free energies of torsions of bonded atoms."""
+    part = {}
+    for kind, unit in (("bond", "A"), ("angle", "degrees")):
+        part[f"{kind}s"] = {
+            key.removeprefix(f"{kind}/"): _pair(f"mean_{unit}", *_of_blocks(forecast[key]))
+            | _pair(f"reference_mean_{unit}", *_of_blocks(reference[key]))
+            | {f"difference_{unit}": number(forecast[key].mean() - reference[key].mean())}
+            for key in _common(f"{kind}/", forecast, reference)
+        }
+    part["dihedrals"] = {
+        key.removeprefix("dihedral/"): _score(
+            "deviation_kT", free_energy_deviation, forecast[key], reference[key]
+        )
+        for key in _common("dihedral/", forecast, reference, but="degrees")
+    }
+    return part
+
+
+def free_energy_deviation(
+    density: Float[np.ndarray, "bin"], reference: Float[np.ndarray, "bin"]
+) -> float:
+    """Mean absolute difference of the free energies −ln p, in k_B T, of two densities.
+
+    Over the bins up to HIGHEST above the reference's minimum, after both are aligned by their
+    means there; infinite where the first density has none of what the other has.
+    """
+    used = reference > reference.max() * np.exp(-HIGHEST)
+    if (density[used] <= 0).any():
+        return float("inf")
+    difference = np.log(reference[used]) - np.log(density[used])
+    return float(np.abs(difference - difference.mean()).mean())
 
 
 def speeds(forecast: Measured, reference: Measured) -> dict:

@@ -78,6 +78,8 @@ class ModelSettings:
     max_speed: float = 0.11  # Å/fs
     edge_mlp: tuple[int, ...] = (64, 64, 64)
     velocity_mlp: tuple[int, ...] = (64, 64, 64)
+    edge_rank: int = 0
+    """Linear functions that the radial network ends in, found by `compress.py`; 0 for none."""
     edge_activation: str = "silu"
     """Of the hidden layers of `edge_mlp`: silu, tanh, sigmoid, relu, gelu or identity."""
     velocity_activation: str = "silu"
@@ -156,12 +158,16 @@ class EvaluationSettings:
     rdf_pairs: tuple[tuple[str, str], ...] = ()
     """Pairs of chemical symbols; all pairs when empty."""
     rdf_frames: int = 1_000  # at most, evenly spread
+    dihedrals: tuple[tuple[str, str, str, str], ...] = ()
+    """Torsions whose free energies are compared, each the first chain of bonds of four elements."""
     vdos_segment: float = 5_000.0  # fs of a window; its inverse is the resolution
     msd_time: float = 10_000.0  # fs, longest lag
     closest_fraction: float = 0.7
     """Atoms closer than this fraction of the reference's shortest distance have collided."""
     equilibration: float = 0.1  # fraction of a trajectory left out
     n_blocks: int = 5  # for block-averaged errors
+    published_errors: tuple[float, ...] = ()
+    """One-step errors of d and v (%) that somebody else's model has, to hold one's own against."""
 
 
 @dataclasses.dataclass(frozen=True)

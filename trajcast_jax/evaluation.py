@@ -173,6 +173,7 @@ def compare(
         "rdf": comparison.structure(forecast, reference),
         "vdos": comparison.vibrations(forecast, reference),
         "msd": comparison.displacements(forecast, reference),
+        "molecules": comparison.molecules(forecast, reference),
         "speed": comparison.speeds(forecast, reference),
         "momentum": comparison.motion(used),
     }, forecast

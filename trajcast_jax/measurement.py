@@ -17,6 +17,8 @@ blocks gives the errors. Keys, for species A and B by chemical symbol:
   msd/times, msd/A          lags (fs), mean squared displacement (Å²)
   temperature/all, /A       mean temperature (K), of all atoms and by species
   temperature/deviation     standard deviation of the temperature of a frame (K)
+  bond/A–B, angle/A–B–C     mean length (Å), mean angle (degrees) of bonded atoms
+  dihedral/degrees, /A–B–C–D  bin centres, density of a torsion (1/degree)
   speed/A                   largest distance of the cumulative distribution of speeds from
                             Maxwell and Boltzmann's at the block's mean temperature (KS)
 """
@@ -35,12 +37,15 @@ from trajcast_jax import observables
 from trajcast_jax.config import EvaluationSettings
 from trajcast_jax.dataset import stride
 from trajcast_jax.mechanics import degrees_of_freedom, temperature
+from trajcast_jax.reference.bonds import bonded_chain, geometry
+from trajcast_jax.soft_observables import dihedrals
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 Measured = dict[str, np.ndarray]
 
 SPEED_BINS = 1_000
+DIHEDRAL_BINS = 72
 
 
 def measure(
@@ -70,9 +75,11 @@ def measure(
         | _vibrations(block, shortest, stored_every, every, settings)
         | _displacements(block, shortest, time_step, every, settings)
         | _temperatures(block, angular)
+        | _molecules(block, settings)
         for block in blocks
     ]
-    grids = ("rdf/r", "vdos/wavenumbers", "vdos_stored/wavenumbers", "msd/times")
+    grids = ("rdf/r", "vdos/wavenumbers", "vdos_stored/wavenumbers", "msd/times",
+             "dihedral/degrees")  # fmt: skip
     together = {}
     for key in measured[0]:
         values = np.stack([block[key] for block in measured])
@@ -204,6 +211,20 @@ def _temperatures(block: System, angular: bool) -> Measured:
         measured[f"temperature/{symbol}"] = np.asarray(by_species[z]).mean()
         measured[f"speed/{symbol}"] = np.abs(differences).max()
     return {key: np.asarray(value) for key, value in measured.items()}
+
+
+def _molecules(block: System, settings: EvaluationSettings) -> Measured:
+    """Bonds and angles by the bonds of the first frame, and densities of the torsions asked for."""
+    shape = geometry(block)
+    measured = {f"bond/{name}": np.asarray(length) for name, length in shape.lengths.items()}
+    measured |= {f"angle/{name}": np.asarray(angle) for name, angle in shape.angles.items()}
+    edges = np.linspace(-180.0, 180.0, DIHEDRAL_BINS + 1)
+    for symbols in settings.dihedrals:
+        chain = bonded_chain(observables.cut(block, 0), symbols)
+        degrees = np.degrees(np.asarray(dihedrals(block, [chain])))
+        measured["dihedral/degrees"] = (edges[1:] + edges[:-1]) / 2
+        measured[f"dihedral/{'–'.join(symbols)}"] = np.histogram(degrees, edges, density=True)[0]
+    return measured
 
 
 def temperatures(trajectory: System, angular: bool = False) -> np.ndarray:

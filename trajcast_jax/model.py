@@ -112,6 +112,9 @@ class Interaction(nn.Module):
         convolved, out, gated = block_irreps(s, self.block, h.irreps)
 
         radial = MLP(s.edge_mlp, activation(s.edge_activation), name="edge_mlp")(edge_basis)
+        if s.edge_rank:
+            shape = (radial.shape[-1], s.edge_rank)
+            radial = radial @ self.param("edge_projection", normal, shape).astype(radial.dtype)
         messages = Convolution(convolved, s.lmax, average_neighbors, name="convolution")(
             h, radial, edge_harmonics, senders
         )

@@ -1,5 +1,6 @@
 """The pictures of a report: a forecast over its reference."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,47 @@ def plot_all(
             "vdos": lambda: plot_vibrations(forecast, reference, report["vdos"]),
             "msd": lambda: plot_displacements(forecast, reference),
         }
+        if _shared("dihedral/", forecast, reference, but="degrees"):
+            figures["dihedral"] = lambda: plot_dihedrals(forecast, reference)
     names = {}
     for what, draw in figures.items():
         names[what] = f"{what}.png"
-        with rc_context(STYLE):
-            draw().savefig(directory / names[what], dpi=150)
+        save(directory / names[what], draw)
     return names
+
+
+def save(path: Path, draw: Callable[[], Figure]) -> None:
+    """Writes the figure that `draw` makes, in the style of all."""
+    with rc_context(STYLE):
+        draw().savefig(path, dpi=150)
+
+
+def plot_learning(
+    curve: dict[str, np.ndarray], published: tuple[float, ...] = (), source: str = "published"
+) -> Figure:
+    """One-step errors of displacement and velocity against wall-clock time and frames seen.
+
+    Args:
+      curve: `seconds`, `frames`, `displacement_error` and `velocity_error` (%), of one length.
+      published: errors of displacement and velocity (%) to draw as lines; may be empty.
+      source: what to call them.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    errors = {"displacement": FORECAST, "velocity": LIMIT}
+    for axes, (x, label) in zip(
+        panels,
+        [(curve["seconds"] / 60, "minutes of training"), (curve["frames"], "frames seen")],
+        strict=True,
+    ):
+        for k, (what, color) in enumerate(errors.items()):
+            axes.plot(x, curve[f"{what}_error"], color=color, label=what)
+            if published:
+                axes.axhline(published[k], color=color, linestyle=":", label=f"{what}, {source}")
+        axes.set(xscale="log", yscale="log", xlabel=label)
+    panels[0].set(ylabel="relative error of one step / %", title="validation")
+    panels[1].legend()
+    return figure
 
 
 def plot_temperature(report: dict, temperatures: np.ndarray) -> Figure:
@@ -143,6 +179,40 @@ def plot_displacements(forecast: dict, reference: dict) -> Figure:
         _over(axes, times[0], forecast[key], times[1], reference[key])
         axes.set(title=key.removeprefix("msd/"), xlabel="lag (ps)", xlim=(0, times[0][-1]))
         axes.set(ylabel="mean squared displacement (Å²)", ylim=(0, None))
+    _legend(panels)
+    return figure
+
+
+def plot_energies(forecast: np.ndarray, reference: np.ndarray) -> Figure:
+    """Histograms of potential energies (eV) of frames, from the reference's mean."""
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    middle = reference.mean()
+    both = np.concatenate([forecast, reference]) - middle
+    edges = np.linspace(both.min(), both.max(), 60)
+    axes.hist(reference - middle, edges, density=True, color=REFERENCE, label="reference")
+    axes.hist(
+        forecast - middle, edges, density=True, color=FORECAST, histtype="step", label="forecast"
+    )
+    axes.set(xlabel="potential energy − reference's mean (eV)", ylabel="density (1/eV)")
+    axes.legend()
+    return figure
+
+
+def plot_dihedrals(forecast: dict, reference: dict) -> Figure:
+    """Free energy −ln p of every torsion over the reference's."""
+    keys = _shared("dihedral/", forecast, reference, but="degrees")
+    figure, panels = _panels(len(keys))
+    for axes, key in zip(panels, keys, strict=True):
+        degrees = forecast["dihedral/degrees"]
+        curves = {"reference": (reference[key], STORED), "forecast": (forecast[key], FORECAST)}
+        for label, (blocks, color) in curves.items():
+            density = blocks.mean(axis=0)
+            with np.errstate(divide="ignore"):
+                energy = -np.log(density / density.max())
+            axes.plot(degrees, np.where(density > 0, energy, np.nan), color=color, label=label)
+        axes.set(title=key.removeprefix("dihedral/"), xlabel="angle (degrees)", xlim=(-180, 180))
+        axes.set(ylabel="free energy (k_B T)", ylim=(0, None))
     _legend(panels)
     return figure
 

@@ -17,6 +17,8 @@ def render(report: dict) -> str:
             "vdos": _vibrations(report["vdos"]),
             "msd": _displacements(report["msd"]),
         }
+        if any(report["molecules"].values()):
+            sections["dihedral"] = _molecules(report["molecules"])
         for name, text in sections.items():
             parts.append(text + (f"\n\n![{name}]({plots[name]})" if name in plots else ""))
         parts.append(_speeds(report["speed"], report["momentum"]))
@@ -182,6 +184,38 @@ def _displacements(part: dict) -> str:
     )
 
 
+def _molecules(part: dict) -> str:
+    rows = [
+        [
+            name,
+            _number(own, f"mean_{unit}", digits),
+            _number(own, f"reference_mean_{unit}", digits),
+            _number(own, f"difference_{unit}", f"+{digits}"),
+        ]
+        for kind, unit, digits in (("bonds", "A", ".4f"), ("angles", "degrees", ".2f"))
+        for name, own in part[kind].items()
+    ]
+    text = (
+        "## Bonds, angles and torsions\n\nMeans, in Å and degrees; what is bonded in the first "
+        "frame.\n\n" + table(["", "forecast", "reference", "difference"], rows)
+    )
+    if not part["dihedrals"]:
+        return text
+    rows = [
+        [
+            name,
+            _number(own, "deviation_kT", ".2f"),
+            _number(own, "deviation_kT_among_reference", ".2f"),
+        ]
+        for name, own in part["dihedrals"].items()
+    ]
+    return (
+        f"{text}\n\nMean absolute deviation of the free energy of torsions, in k_B T, up to "
+        "4 k_B T above the reference's minimum.\n\n"
+        + table(["torsion", "deviation", "one reference block from the others"], rows)
+    )
+
+
 def _speeds(speeds: dict, momentum: dict) -> str:
     rows = [
         [
@@ -202,7 +236,7 @@ def _speeds(speeds: dict, momentum: dict) -> str:
 
 FIGURES = (
     "mean_K", "deviation_K", "drift_K_per_ps", "deviation_percent", "overlap",
-    "diffusion_cm2_per_s", "distance_percent",
+    "diffusion_cm2_per_s", "distance_percent", "difference_A", "difference_degrees", "deviation_kT",
 )  # fmt: skip
 """What `summarize` takes from reports."""
 

@@ -20,6 +20,7 @@ from trajcast_jax.balance import imbalance, motion_sums
 from trajcast_jax.config import TrainingSettings
 from trajcast_jax.dataset import FramePairs
 from trajcast_jax.forecast import Forecaster
+from trajcast_jax.graph import Graph
 from trajcast_jax.soap import scale_by_soap
 
 Params = Any
@@ -160,16 +161,16 @@ def batch_loss(
     losses = jax.vmap(partial(pair_loss, forecaster, settings))(batch, errors)
     if not settings.energy_balance:
         return losses.mean()
-    sums = jax.vmap(partial(_motion_sums, forecaster))(batch, errors)
+    sums = jax.vmap(partial(_motion_sums, forecaster))(batch, edges, errors)
     forecast, truth = (x.sum(0) for x in sums)
     n_species = len(forecaster.statistics.species)
     return losses.mean() + settings.energy_balance * imbalance(forecast, truth, n_species)
 
 
-def _motion_sums(forecaster: Forecaster, pair: FramePairs, errors):
+def _motion_sums(forecaster: Forecaster, pair: FramePairs, edges: Graph, errors):
     """`motion_sums` of forecast and of truth."""
     system, cutoff = pair.system, forecaster.settings.cutoff
-    edges, index = pair.edges(cutoff), forecaster.species_index(system.species)
+    index = forecaster.species_index(system.species)
     n_species = len(forecaster.statistics.species)
 
     def sums(d, v):
@@ -294,29 +295,32 @@ class Metrics(NamedTuple):
     displacement_error: float | None
     """Relative MAE on the validation set, per cent (of the averaged weights)."""
     velocity_error: float | None
+    seconds: float
+    """From the begin of `fit` to the end of the chunk's updates, compilation included."""
 
 
 class _Clock:
     """How many updates fit into the time that is left, in whole chunks."""
 
     def __init__(self, seconds: float | None, chunk: int):
-        self.end = None if seconds is None else time.monotonic() + seconds
+        self.begin = self.now = time.monotonic()
+        self.end = None if seconds is None else self.begin + seconds
         self.chunk = chunk
         self.first: tuple[float, int] | None = None
 
     def total(self, done: int, total: int) -> int:
-        """The new total after `done` updates."""
+        """The new total after `done` updates; looks at the clock."""
+        self.now = time.monotonic()
         if self.end is None:
             return total
-        now = time.monotonic()
-        if now >= self.end:
+        if self.now >= self.end:
             return done
         if self.first is None:  # the first chunk is mostly compilation
-            self.first = now, done
+            self.first = self.now, done
             return total
         start, before = self.first
-        speed = (done - before) / (now - start)
-        return done + int((self.end - now) * speed / self.chunk) * self.chunk
+        speed = (done - before) / (self.now - start)
+        return done + int((self.end - self.now) * speed / self.chunk) * self.chunk
 
 
 def fit(
@@ -362,6 +366,6 @@ def fit(
             state = settle(state, relative.sum())
             displacement, velocity = (100 * relative).tolist()
         state = state.replace(total=jnp.asarray(total, jnp.int32))
-        yield state, Metrics(done, loss, displacement, velocity)
+        yield state, Metrics(done, loss, displacement, velocity, clock.now - clock.begin)
         if settings.early_stop and int(state.stale[0]) >= settings.early_stop:
             return

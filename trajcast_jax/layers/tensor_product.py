@@ -24,7 +24,7 @@ from trajcast_jax.layers.radial import unit_vectors
 
 DENSITY_LIMIT = 16
 """Contracting neighbours first wins up to about so many radial functions (measured on CPU)"""
-DENSITY_NEIGHBORS = 14
+DENSITY_NEIGHBORS = 8
 """and from so many neighbours on, in the mean."""
 CACHED_WEIGHTS = 200_000
 """Weights of edges that one block of atoms holds at a time: what stays in a core's cache."""
@@ -98,14 +98,14 @@ def _coefficients(l_in: int, l: int, l_out: int) -> np.ndarray:  # noqa: E741
 
 # `lax.split` and not indexing, everywhere: its transpose is one concatenation instead of a pile
 # of pads, which makes the backward pass several times faster on CPU.
-def _singles(x: jax.Array, axis: int) -> list[jax.Array]:
-    return lax.split(x, (1,) * x.shape[axis], axis)
+def _singles(x: Float[Array, "a b c"]) -> list[Float[Array, "a 1 c"]]:
+    return lax.split(x, (1,) * x.shape[1], 1)
 
 
 def _couple(products: Float[Array, "atom lm m channel"], path: Path) -> jax.Array:
     """Σ CG over (m_l, m_in), as fused sums over its non-zero entries: (atom, m_out, channel)."""
     atoms, n_l, n_in, channels = products.shape
-    terms = _singles(products.reshape(atoms, n_l * n_in, channels), 1)
+    terms = _singles(products.reshape(atoms, n_l * n_in, channels))
     table = _coefficients(path.ir_in.l, path.l, path.ir_out.l).reshape(n_l * n_in, -1)
     columns = [
         sum(float(c) * terms[k] for k, c in enumerate(column) if abs(c) > 1e-9)
@@ -114,10 +114,10 @@ def _couple(products: Float[Array, "atom lm m channel"], path: Path) -> jax.Arra
     return jnp.concatenate(columns, axis=1)
 
 
-def _by_degree(harmonics: jax.Array, axis: int) -> list[jax.Array]:
-    """Split an axis of (lmax+1)² components into l = 0, 1, ..."""
-    lmax = int(harmonics.shape[axis] ** 0.5) - 1
-    return lax.split(harmonics, [2 * l + 1 for l in range(lmax + 1)], axis)  # noqa: E741
+def _by_degree(harmonics: Float[Array, "a b lm ..."]) -> list[jax.Array]:
+    """Split the (lmax+1)² components into l = 0, 1, ..."""
+    lmax = int(harmonics.shape[2] ** 0.5) - 1
+    return lax.split(harmonics, [2 * l + 1 for l in range(lmax + 1)], 2)  # noqa: E741
 
 
 def _channels_last(h: e3nn.IrrepsArray) -> list[jax.Array]:
@@ -165,9 +165,9 @@ def _density(
     density = jnp.einsum("ijr,ijc->irc", basis, flat[senders])
     density = density.reshape(atoms, n, harmonics.shape[-1], -1, channels)
     dimensions = [ir.dim for ir in irreps]
-    groups = [lax.split(y, dimensions, 3) for y in _by_degree(density, 2)]
+    groups = [lax.split(y, dimensions, 3) for y in _by_degree(density)]
     outputs = []
-    for path, weight in zip(paths, _singles(weights, 1), strict=True):
+    for path, weight in zip(paths, _singles(weights), strict=True):
         group = groups[path.l][irreps.index(path.ir_in)]
         outputs.append(_couple((group * weight[None, :, :, None, :]).sum(1), path))
     return _joined(paths, outputs)
@@ -188,29 +188,13 @@ def _direct(
     per atom over neighbours and components together; parities are further channels of it.
     """
     gathered = {degree: x[senders] for degree, x in _same_degree(features, irreps).items()}
-    return _summed(gathered, radial, harmonics, weights, paths, irreps)
-
-
-def _summed(
-    gathered: dict[int, Float[Array, "atom neighbor m parity_channel"]],
-    radial: Float[Array, "atom neighbor n"],
-    harmonics: Float[Array, "atom neighbor lm"],
-    weights: Float[Array, "n path channel"],
-    paths: list[Path],
-    irreps: list[e3nn.Irrep],
-) -> list[jax.Array]:
-    """Σ_j m_ij from what the neighbours sent, by degree."""
     atoms, slots, n = radial.shape
     channels = weights.shape[-1]
     groups = couplings(paths, irreps)
-    # By a matrix, whose transpose is one too: slices and their transposes would be hundreds.
-    order = np.eye(len(paths))[:, [k for group in groups for k in group.paths]]
-    order = jnp.asarray(order, weights.dtype)
-    ordered = jnp.einsum("npc,pq->nqc", weights, order, precision="highest")
-    edge_weights = (radial.reshape(-1, n) @ ordered.reshape(n, -1)).reshape(atoms, slots, 1, -1)
-    edge_weights = lax.split(edge_weights, [len(g.paths) * channels for g in groups], 3)
-    degrees, outputs = _by_degree(harmonics, 2), {}
+    edge_weights = _grouped_weights(radial.reshape(-1, n), weights, groups)
+    degrees, outputs = _by_degree(harmonics), {}
     for group, weight in zip(groups, edge_weights, strict=True):
+        weight = weight.reshape(atoms, slots, 1, -1)
         values = _channel_blocks(gathered[group.l_in], channels, group.inputs)
         table = jnp.asarray(_coefficients(group.l_in, group.l, group.l_out), values.dtype)
         angular = jnp.einsum("ijl,lmo->ijmo", degrees[group.l], table)
@@ -224,11 +208,68 @@ def _summed(
     return _joined(paths, [outputs[k] for k in range(len(paths))])
 
 
+def _grouped_weights(
+    features: Float[Array, "row n"], weights: Float[Array, "n path channel"], groups: list[Coupling]
+) -> list[Float[Array, "row path_channel"]]:
+    """The weights of every row's paths, group by group."""
+    n, n_paths, channels = weights.shape
+    # By a matrix, whose transpose is one too: slices and their transposes would be hundreds.
+    order = np.eye(n_paths)[:, [k for group in groups for k in group.paths]]
+    order = jnp.asarray(order, weights.dtype)
+    ordered = jnp.einsum("npc,pq->nqc", weights, order, precision="highest")
+    of_rows = features @ ordered.reshape(n, -1)
+    return lax.split(of_rows, [len(g.paths) * channels for g in groups], 1)
+
+
+def _per_atom(
+    features: list[Float[Array, "atom m channel"]],
+    scalars: Float[Array, "atom n"],
+    harmonics: Float[Array, "atom lm"],
+    weights: Float[Array, "n path channel"],
+    paths: list[Path],
+    irreps: list[e3nn.Irrep],
+) -> list[jax.Array]:
+    """h_i ⊗ Y, weighted afterwards: for each degree of h one matrix product per atom.
+
+    Σ CG Y for all couplings of that degree side by side, times the components of h.
+    """
+    channels, groups = weights.shape[-1], couplings(paths, irreps)
+    path_weights = iter(_grouped_weights(scalars, weights, groups))
+    own, outputs = _same_degree(features, irreps), {}
+    for l_in, same in _grouped(groups, lambda group: group.l_in):
+        table = jnp.asarray(_side_by_side(same, harmonics.shape[1]), harmonics.dtype)
+        angular = jnp.einsum("il,lmo->imo", harmonics, table)
+        products = jnp.einsum("imo,imc->ioc", angular, own[l_in])
+        parts = lax.split(products, [2 * group.l_out + 1 for group in same], 1)
+        for group, part in zip(same, parts, strict=True):
+            weighted = _channel_blocks(part, channels, group.inputs) * next(path_weights)[:, None]
+            of_paths = lax.split(weighted, [channels] * len(group.paths), 2)
+            outputs |= dict(zip(group.paths, of_paths, strict=True))
+    return _joined(paths, [outputs[k] for k in range(len(paths))])
+
+
+def _side_by_side(groups: list[Coupling], n_harmonics: int) -> np.ndarray:
+    """Coefficients of couplings with one l_in as an array (lm, m_in, m_out of all)."""
+    tables = []
+    for group in groups:
+        table = _coefficients(group.l_in, group.l, group.l_out)
+        whole = np.zeros((n_harmonics, *table.shape[1:]))
+        whole[group.l**2 : (group.l + 1) ** 2] = table
+        tables.append(whole)
+    return np.concatenate(tables, axis=-1)
+
+
+def _direct_again(paths: list[Path], irreps: list[e3nn.Irrep]):
+    """`_direct`, computed again for its derivatives instead of keeping what edges hold."""
+    return jax.checkpoint(lambda *arrays: _direct(*arrays, paths, irreps))
+
+
 def _density_forward(paths: list[Path], irreps: list[e3nn.Irrep]):
     """`_density`, with the derivatives of `_direct`, which cost half.
 
     The densities are many times as large as what they are made of, and so are their cotangents.
     """
+    direct = _direct_again(paths, irreps)
 
     @jax.custom_jvp
     def convolve(*arrays):
@@ -236,7 +277,6 @@ def _density_forward(paths: list[Path], irreps: list[e3nn.Irrep]):
 
     @convolve.defjvp
     def derivative(primals, tangents):
-        direct = jax.checkpoint(lambda *arrays: _direct(*arrays, paths, irreps))
         return convolve(*primals), jax.jvp(direct, primals, tangents)[1]
 
     return convolve
@@ -296,7 +336,7 @@ class Convolution(nn.Module):
         if n <= DENSITY_LIMIT and self.neighbors >= DENSITY_NEIGHBORS:
             route, block = _density_forward(paths, irreps), 16
         else:
-            route = jax.checkpoint(lambda *arrays: _direct(*arrays, paths, irreps))
+            route = _direct_again(paths, irreps)
             # A list has about half as many slots again as it has neighbours.
             weights_of_atom = len(paths) * channels * 1.5 * self.neighbors
             block = max(1, round(CACHED_WEIGHTS / weights_of_atom))
@@ -325,7 +365,5 @@ class NodeTensorProduct(nn.Module):
         paths = channelwise_paths(h.irreps, self.lmax, self.irreps_out)
         n, channels = features.shape[-1], h.irreps[0].mul
         weights = self.param("weights", normal, (n, len(paths), channels)).astype(h.dtype)
-        irreps = [ir for _, ir in h.irreps]
-        own = {degree: x[:, None] for degree, x in _same_degree(_channels_last(h), irreps).items()}
-        arrays = own, features[:, None], harmonics[:, None], weights * n**-0.5
-        return _irreps_array(paths, _summed(*arrays, paths, irreps))
+        arrays = _channels_last(h), features, harmonics, weights * n**-0.5
+        return _irreps_array(paths, _per_atom(*arrays, paths, [ir for _, ir in h.irreps]))

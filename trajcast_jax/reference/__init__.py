@@ -5,7 +5,7 @@ at constant energy in evenly spaced frames with positions, velocities and energi
 """
 
 from trajcast_jax.reference.checks import check_run, format_checks
-from trajcast_jax.reference.engine import Engine, make_engine
+from trajcast_jax.reference.engine import Engine, engine_for_frames, make_engine
 from trajcast_jax.reference.lammps_engine import LammpsEngine
 from trajcast_jax.reference.other_sources import ase_reference, import_trajectories
 from trajcast_jax.reference.protocol import Stage, reference_md, stages
@@ -26,6 +26,7 @@ __all__ = [
     "build_structure",
     "check_run",
     "complete_runs",
+    "engine_for_frames",
     "format_checks",
     "import_trajectories",
     "is_imported",

@@ -1,5 +1,8 @@
 """What runs the dynamics: LAMMPS, or ASE with a calculator."""
 
+import numpy as np
+from jaxtyping import Float
+
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.reference.ase_engine import AseEngine
 from trajcast_jax.reference.lammps_engine import LammpsEngine
@@ -11,3 +14,13 @@ Engine = LammpsEngine | AseEngine
 def make_engine(settings: ReferenceSettings) -> Engine:
     """The engine that the settings ask for, with nothing in it before `create` or `load`."""
     return AseEngine(settings) if settings.calculator else LammpsEngine(settings)
+
+
+def engine_for_frames(settings: ReferenceSettings, cell: Float[np.ndarray, "3 3"] | None) -> Engine:
+    """An engine at constant energy whose `set_frame` takes frames of that cell (rows in Å)."""
+    engine = make_engine(settings)
+    engine.create(seed=1)
+    if cell is not None:
+        engine.set_cell(np.asarray(cell, np.float64))
+    engine.constant_energy()
+    return engine

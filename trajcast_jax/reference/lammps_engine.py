@@ -185,10 +185,11 @@ class LammpsEngine:
 
     def set_cell(self, cell: Float[np.ndarray, "3 3"]) -> None:
         """Deforms the box, atoms and all, to a lower-triangular cell (3, 3) Å."""
-        self._command(
-            f"change_box all x final 0 {cell[0, 0]} y final 0 {cell[1, 1]} z final 0 {cell[2, 2]} "
-            f"xy final {cell[1, 0]} xz final {cell[2, 0]} yz final {cell[2, 1]} remap units box"
-        )
+        lengths = f"x final 0 {cell[0, 0]} y final 0 {cell[1, 1]} z final 0 {cell[2, 2]}"
+        tilts = f"xy final {cell[1, 0]} xz final {cell[2, 0]} yz final {cell[2, 1]}"
+        # LAMMPS takes no tilts, not even 0, for a box that was made orthogonal.
+        tilted = np.tril(cell, -1).any() or np.tril(self.cell(), -1).any()
+        self._command(f"change_box all {lengths} {tilts if tilted else ''} remap units box")
         self._ready = False
 
     def cell(self) -> Float[np.ndarray, "3 3"] | None:
