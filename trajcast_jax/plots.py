@@ -81,6 +81,10 @@ def plot_learning(
             if published:
                 axes.axhline(published[k], color=color, linestyle=":", label=f"{what}, {source}")
         axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter("")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which("{x:g}")
     panels[0].set(ylabel="relative error of one step / %", title="validation")
     panels[1].legend()
     return figure
