@@ -195,7 +195,7 @@ tj.save("copper_model", forecaster, state.best_params, {"origin": "02_train_your
 model = tj.restore("copper_model")
 
 # %%
-update, _, displacement, velocity = np.array(curve).T
+update, _, displacement, velocity, _ = np.array(curve).T
 figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
 axes.plot(update, displacement, "o-", ms=3, label="displacement")
 axes.plot(update, velocity, "o-", ms=3, label="velocity")
