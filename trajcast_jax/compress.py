@@ -15,7 +15,7 @@ from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.layers import MLP, BesselBasis, activation
 
 GRID = 2_000
-"""Distances at which the radial functions are looked at, evenly between 0 and the cutoff."""
+"""Distances at which the radial functions are looked at, evenly from CLOSEST to the cutoff."""
 CLOSEST = 0.5
 """Å; no two atoms come closer, and what a network would say if they did is left out."""
 

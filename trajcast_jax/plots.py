@@ -58,15 +58,12 @@ def save(path: Path, draw: Callable[[], Figure]) -> None:
         draw().savefig(path, dpi=150)
 
 
-def plot_learning(
-    curve: dict[str, np.ndarray], published: tuple[float, ...] = (), source: str = "published"
-) -> Figure:
+def plot_learning(curve: dict[str, np.ndarray], published: tuple[float, ...] = ()) -> Figure:
     """One-step errors of displacement and velocity against wall-clock time and frames seen.
 
     Args:
       curve: `seconds`, `frames`, `displacement_error` and `velocity_error` (%), of one length.
       published: errors of displacement and velocity (%) to draw as lines; may be empty.
-      source: what to call them.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -79,7 +76,7 @@ def plot_learning(
         for k, (what, color) in enumerate(errors.items()):
             axes.plot(x, curve[f"{what}_error"], color=color, label=what)
             if published:
-                axes.axhline(published[k], color=color, linestyle=":", label=f"{what}, {source}")
+                axes.axhline(published[k], color=color, linestyle=":", label=f"{what}, published")
         axes.set(xscale="log", yscale="log", xlabel=label)
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.xaxis.set_minor_formatter("")
