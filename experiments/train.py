@@ -68,7 +68,10 @@ def start(
     last = out / "last"
     if last.exists():
         forecaster, _ = checkpoint.describe(last)
-        if forecaster.settings != experiment.model:
+        known = [experiment.model]
+        if forecaster.settings not in known and init_from is not None:
+            known.append(checkpoint.describe(init_from)[0].settings)
+        if forecaster.settings not in known:
             raise ValueError(
                 f"{last} was trained with other model settings than the experiment has now; "
                 "give another --out, or the settings it began with."
@@ -199,7 +202,7 @@ class Arguments:
     visited: tuple[Path, ...] = ()
     """Files of `python -m experiments.visit`, whose pairs are added to the training set."""
     resume: Path | None = None
-    """A checkpoint whose weights to start from (fine-tuning) when `out` has none yet."""
+    """A checkpoint whose weights and sizes to start from (fine-tuning) when `out` has none yet."""
     set: tuple[str, ...] = ()
     """Settings that differ from the file: training.updates=1000 model.channels=16."""
     minutes: float | None = None

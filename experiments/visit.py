@@ -17,9 +17,10 @@ import experiments
 from experiments.generate import ensure_reference
 from trajcast_jax import checkpoint as checkpoints
 from trajcast_jax import io
-from trajcast_jax.config import Experiment
+from trajcast_jax.config import Experiment, ReferenceSettings
 from trajcast_jax.ensemble import csvr
 from trajcast_jax.graph import neighbor_list
+from trajcast_jax.mechanics import degrees_of_freedom, temperature
 from trajcast_jax.reference import engine_for_frames
 from trajcast_jax.rollout import FINE, rollout, simulator
 from trajcast_jax.system import System
@@ -50,6 +51,32 @@ def visited_states(model, experiment: Experiment, starts: list[System], strides:
         good = strides if int(state.failure.kind) == FINE else int(state.failure.step) - 1
         for frame in range(good // every):
             yield np.asarray(frames.positions[frame]), np.asarray(frames.velocities[frame])
+
+
+def labelled(reference: ReferenceSettings, start: System, states, steps: int):
+    """Every state as the engine reads it, and `steps` of its steps later: frames of two states.
+
+    None for a state from which reference MD itself explodes (beyond three times the temperature,
+    or out of its box): atoms that a forecast has put into each other teach nothing.
+    """
+    engine = engine_for_frames(reference, start.cell)
+    limit = 3 * reference.temperature
+    for positions, velocities in states:
+        engine.set_frame(positions.astype(np.float64), velocities.astype(np.float64))
+        before = engine.frame()
+        try:
+            engine.advance(steps)
+        except RuntimeError:
+            engine.close()
+            engine = engine_for_frames(reference, start.cell)
+            yield None
+            continue
+        both = np.stack([before, engine.frame()]).astype(np.float32)
+        frames = start.replace(positions=both[:, 0], velocities=both[:, 1])
+        end = start.replace(positions=both[1, 0], velocities=both[1, 1])
+        hottest = float(temperature(end, degrees_of_freedom(end, angular=end.cell is None)))
+        yield frames if hottest < limit else None
+    engine.close()
 
 
 def main(
@@ -89,22 +116,20 @@ def main(
                 positions=trajectory.positions[0], velocities=trajectory.velocities[0]
             )
         )
-    engine = engine_for_frames(loaded.reference, chosen[0].cell)
     steps = round(model.time_step / loaded.reference.time_step)
     unfinished = out.with_name(f".{out.name}")
     unfinished.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     states = visited_states(model, loaded, chosen, strides, every)
+    pairs, left_out = labelled(loaded.reference, chosen[0], states, steps), 0
     with io.H5MDWriter(unfinished, chosen[0], model.time_step) as writer:
-        for positions, velocities in tqdm(states, total=starts * (strides // every), unit="pair"):
-            engine.set_frame(positions.astype(np.float64), velocities.astype(np.float64))
-            before = engine.frame()
-            engine.advance(steps)
-            frames = np.stack([before, engine.frame()]).astype(np.float32)
-            writer.append(chosen[0].replace(positions=frames[:, 0], velocities=frames[:, 1]))
-    engine.close()
+        for frames in tqdm(pairs, total=starts * (strides // every), unit="pair"):
+            if frames is None:
+                left_out += 1
+            else:
+                writer.append(frames)
     unfinished.rename(out)
-    print(f"{io.n_frames(out) // SEGMENT} pairs in {out}")
+    print(f"{io.n_frames(out) // SEGMENT} pairs in {out}; reference MD exploded from {left_out}.")
 
 
 if __name__ == "__main__":

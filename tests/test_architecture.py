@@ -14,7 +14,7 @@ FLOORS = {
     "system": 1,
     "mechanics": 2, "graph": 2, "io": 2,
     "balance": 3, "conservation": 3, "ensemble": 3,
-    "observables": 3, "soft_observables": 3, "modes": 3, "pairs": 3, "dataset": 3,
+    "observables": 3, "soft_observables": 3, "modes": 3, "pairs": 3, "dataset": 3, "substeps": 3,
     "model": 4,
     "forecast": 5, "rollout": 5,
     "torch_weights": 5, "soap": 5,

@@ -128,6 +128,22 @@ def test_visited_states_are_labelled_and_trained_on(argon):
 
 
 @needs_lammps
+def test_states_from_which_the_reference_explodes_are_left_out(argon):
+    """Two atoms put into each other, then a state that is well, then atoms far out of the box."""
+    settings = experiments.load("argon.toml").reference
+    run, _ = io.read_trajectory("runs/reference/argon/run_000.h5", 0, 1)
+    start = run.replace(positions=run.positions[0], velocities=run.velocities[0])
+    well, still = np.asarray(start.positions), np.asarray(start.velocities)
+    collided = well.copy()
+    collided[1] = collided[0] + 0.2
+    states = [(collided, still), (well, still), (well, still + np.eye(len(well), 3) * 1e6)]
+    broken, frames, thrown = visit.labelled(settings, start, states, 10)
+    assert broken is None and thrown is None  # noqa: PT018
+    assert np.isfinite(frames.positions).all()
+    assert frames.positions.shape == (2, *well.shape)
+
+
+@needs_lammps
 def test_generate_takes_somebodys_trajectory(argon):
     run, times = io.read_trajectory("runs/reference/argon/run_000.h5", 0, 300)
     io.write_extxyz("mine.extxyz", run, times)

@@ -23,6 +23,10 @@ VARIANTS = {
     "both parities, lmax 2, radial network": {
         "lmax": 2, "parity": "both", "edge_mlp": (8, 17), "velocity_vector": True,
     },
+    "substeps": {
+        "substeps": 3, "velocity_vector": True, "relative_speeds": True,
+        "gate_activation": "bounded_silu", "even_activation": "bounded_silu",
+    },
 }  # fmt: skip
 
 
@@ -258,3 +262,27 @@ def test_model_needs_no_units():
     )  # fmt: skip
     assert raw.shape == (27, 2, 3)
     assert 0.01 < float(raw.std()) < 10
+
+
+def test_relative_speeds_show_a_heavy_atom_as_fast_as_a_light_one(x64):
+    """An atom of a species half as fast has the speed features of one that is twice as fast."""
+    plain = forecaster()
+    statistics = dataclasses.replace(plain.statistics, velocity_rms=(0.004, 0.002))
+    settings = dataclasses.replace(plain.settings, relative_speeds=True)
+    relative = dataclasses.replace(plain, settings=settings, statistics=statistics)
+    params, system = weights(plain), as_system(quartz_atoms((3, 1, 1)))
+    edges = graph(
+        system, neighbor_list(system.cell, 3.5, 0.0).allocate(system), plain.settings.cutoff
+    )
+    species = plain.species_index(system.species)
+
+    def features(fc, velocities):
+        _, seen = fc.model.apply(
+            params, edges, velocities, species, capture_intermediates=True, mutable="intermediates"
+        )
+        return seen["intermediates"]["speed_mixing"]["__call__"][0]
+
+    stretched = jnp.where(species[:, None] == 1, 2.0, 1.0) * system.velocities
+    found = features(relative, system.velocities)
+    np.testing.assert_allclose(found, features(plain, stretched), atol=1e-14)
+    assert abs(found - features(plain, system.velocities)).max() > 0.1

