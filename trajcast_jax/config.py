@@ -12,6 +12,8 @@ import types
 import typing
 from pathlib import Path
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSettings:
@@ -193,6 +195,16 @@ class Statistics:
     velocity_baseline: tuple[float, ...]
     velocity_rms: tuple[float, ...]
     average_neighbors: float
+
+    @property
+    def scales(self) -> np.ndarray:
+        """(species, 2): the scales of displacement (Å) and new velocity (Å/fs)."""
+        return np.stack([self.displacement_scale, self.velocity_scale], axis=-1)
+
+    @property
+    def baselines(self) -> np.ndarray:
+        """(species, 2): the baselines a (fs) and b."""
+        return np.stack([self.displacement_baseline, self.velocity_baseline], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

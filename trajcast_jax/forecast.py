@@ -73,15 +73,11 @@ class Forecaster:
 
     def scales(self, species: Int[Array, "... atom"], dtype=None) -> Float[Array, "... atom 2"]:
         """Per atom the scales of displacement (Å) and new velocity (Å/fs)."""
-        s = self.statistics
-        table = np.stack([s.displacement_scale, s.velocity_scale], axis=-1)
-        return jnp.asarray(table, dtype)[self.species_index(species)]
+        return jnp.asarray(self.statistics.scales, dtype)[self.species_index(species)]
 
     def baselines(self, species: Int[Array, "... atom"], dtype=None) -> Float[Array, "... atom 2"]:
         """Per atom the linear baselines a (fs) and b of d ≈ a v, v' ≈ b v."""
-        s = self.statistics
-        table = np.stack([s.displacement_baseline, s.velocity_baseline], axis=-1)
-        return jnp.asarray(table, dtype)[self.species_index(species)]
+        return jnp.asarray(self.statistics.baselines, dtype)[self.species_index(species)]
 
     def init(self, seed: int) -> Any:
         """Fresh weights, N(0, 1) but for the Bessel frequencies (nπ), drawn on the host.

@@ -219,7 +219,5 @@ class TrajCast(nn.Module):
             jnp.asarray(reach, dtype)[species], float(reach.max()),
         )  # fmt: skip
         fields = jnp.stack([displacements, flights / self.time_step], axis=1)
-        baselines = np.stack([of.displacement_baseline, of.velocity_baseline], axis=-1)
-        scales = np.stack([of.displacement_scale, of.velocity_scale], axis=-1)
-        rest = fields - jnp.asarray(baselines, dtype)[species, :, None] * velocities[:, None]
-        return rest / jnp.asarray(scales, dtype)[species, :, None]
+        rest = fields - jnp.asarray(of.baselines, dtype)[species, :, None] * velocities[:, None]
+        return rest / jnp.asarray(of.scales, dtype)[species, :, None]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from trajcast_jax.comparison import HIGHEST
+
 
 def render(report: dict) -> str:
     """The report as Markdown."""
@@ -211,7 +213,7 @@ def _molecules(part: dict) -> str:
     ]
     return (
         f"{text}\n\nMean absolute deviation of the free energy of torsions, in k_B T, up to "
-        "4 k_B T above the reference's minimum.\n\n"
+        f"{HIGHEST:g} k_B T above the reference's minimum.\n\n"
         + table(["torsion", "deviation", "one reference block from the others"], rows)
     )
 
