@@ -46,7 +46,7 @@ from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Tunes the shipped quartz model on the temperatures of vibrations in its own forecasts."""
+    """Tunes a quartz model on the temperatures of vibrations in its own forecasts."""
 
     updates: int = 300
     """Of the weights, by momentum; the rate falls to 0 as half a cosine."""
@@ -74,6 +74,8 @@ class Settings:
     """Strides of each forecast before and after, `settle` among them."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Of those; the trajectory that is tuned on has seed 0."""
+    resume: Path | None = None
+    """Folder of the quartz model to tune; by default the one that the package ships."""
     checkpoint: Path = Path("runs/tune/quartz")
     """Folder of the tuned model."""
     out: Path = Path("experiments/results/tune.json")
@@ -340,7 +342,8 @@ def main(settings: Settings) -> None:
     begin = time.process_time()
     experiment = experiments.load("quartz")
     shipped = checkpoint.pretrained("quartz")
-    model, start = checkpoint.restore(shipped), io.read(shipped / "start.extxyz")
+    model = checkpoint.restore(settings.resume or shipped)
+    start = io.read(shipped / "start.extxyz")
     kinds, truth, pairs, tests = data(experiment, model, settings)
     forecasts = Forecasts(model.forecaster, start, experiment)
     states, average = explore(forecasts, kinds, model.params, settings)

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from trajcast_jax.imports import submodules
+
 PACKAGE = Path(__file__).parent.parent / "trajcast_jax"
 
 FLOORS = {
-    "units": 0, "layers": 0, "config": 0,
+    "units": 0, "layers": 0, "config": 0, "imports": 0,
     "system": 1,
     "mechanics": 2, "graph": 2, "io": 2,
     "balance": 3, "conservation": 3, "ensemble": 3,
     "observables": 3, "soft_observables": 3, "modes": 3, "pairs": 3, "dataset": 3, "substeps": 3,
     "model": 4,
     "forecast": 5, "rollout": 5,
-    "torch_weights": 5, "soap": 5,
+    "torch_weights": 5, "soap": 5, "optimizer": 5,
     "torch_import": 6, "checkpoint": 6, "restart": 6, "gradients": 6, "training": 6, "reference": 6,
     "compress": 6, "evaluation": 7, "comparison": 7, "measurement": 7, "report": 7, "plots": 7,
     "parity": 7,
@@ -83,6 +85,7 @@ def test_only_graph_knows_the_neighbour_lists_and_rollout_not_the_model():
         used = list(imports(path))
         if name_of(path) != "graph":
             assert not any(i.startswith("jax_md") for i in used), f"{path} imports jax_md"
+            assert '"jax_md"' not in path.read_text(), f"{path} imports jax_md"
         if name_of(path) == "rollout":
             assert not any(i.endswith((".model", ".forecast")) for i in used)
 
@@ -97,6 +100,25 @@ def test_imports_without_any_extra():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_only_what_is_needed_of_jax_md_is_imported_and_others_see_none_of_it():
+    code = (
+        "import sys, trajcast_jax as tj\n"
+        "assert not [m for m in sys.modules if m.partition('.')[0] == 'jax_md']\n"
+        "import jax_md, jax_md.custom_partition\n"
+        "assert jax_md.energy.soft_sphere and jax_md.rigid_body.monomer\n"
+        "assert jax_md.custom_partition.neighbor_list_multi_image\n"
+        "start = tj.read(tj.pretrained('quartz') / 'start.extxyz')\n"
+        "assert not tj.neighbor_list(start.cell, 4.0).allocate(start).overflow\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(ModuleNotFoundError, match="The package no_such_thing is missing"):
+        submodules("no_such_thing", "part")
 
 
 def test_files_and_functions_stay_short():

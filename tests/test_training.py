@@ -17,16 +17,14 @@ from trajcast_jax import checkpoint, soap, training
 from trajcast_jax.config import Experiment, TrainingSettings
 from trajcast_jax.dataset import frame_pairs, statistics
 from trajcast_jax.forecast import Forecaster
+from trajcast_jax.optimizer import learning_rate, optimizer, scale_by_amsgrad
 from trajcast_jax.soap import scale_by_soap
 from trajcast_jax.training import (
     error_sums,
     fit,
     init_state,
-    learning_rate,
-    optimizer,
     pair_errors,
     pair_loss,
-    scale_by_amsgrad,
     update_step,
     validated,
 )
@@ -232,6 +230,8 @@ def test_checkpoint_holds_all_that_a_forecast_needs(setup, tmp_path):
     assert trained.time_step == 30.0
     assert checkpoint.describe(tmp_path / "best")[1] == {"origin": "a test"}
     assert_identical(trained.params, params)
+    for file in (tmp_path / "best").rglob("*"):  # a shipped checkpoint tells nothing of a machine
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
     checkpoint.save(tmp_path / "best", setup, setup.init(4))  # replaces, leaves nothing behind
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 

@@ -22,6 +22,8 @@ from trajcast_jax.forecast import Forecaster, TrainedForecast
 
 FORMAT = 1
 """Raised whenever a checkpoint of the old format would be read wrongly."""
+MARKER = "commit_success.txt"
+"""A file that orbax leaves in a folder that it has written to the end."""
 
 
 def code_version() -> str:
@@ -155,6 +157,9 @@ def _save(path, part: str, forecaster: Forecaster, tree: Any, notes: dict | None
         (unfinished / "model.json").write_text(json.dumps(description, indent=1) + "\n")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(unfinished / part, tree)  # leaving the context waits for the write
+        for file in unfinished.rglob(MARKER):
+            # orbax only asks whether it exists; what it wrote there is a path of this machine.
+            file.write_text("Checkpoint commit was successful\n")
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if path.exists():

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jax_md import custom_partition, partition, space
 from jaxtyping import Array, Bool, Float, Int
 
+from trajcast_jax.imports import submodules
 from trajcast_jax.system import System, heights, image_shifts, product
+
+custom_partition, partition, space = submodules("jax_md", "custom_partition", "partition", "space")
 
 
 @struct.dataclass
