@@ -179,6 +179,7 @@ def forecaster_of(preset: str, name: str, frames: list[System], cutoff: float | 
         species=species, displacement_scale=same(1e-3), velocity_scale=same(1e-4),
         displacement_baseline=same(experiment.data.time_step), velocity_baseline=same(1.0),
         velocity_rms=same(5e-3), average_neighbors=20.0,
+        far_mixing=(tuple(map(tuple, np.eye(len(species)).tolist())),) * 2,
     )  # fmt: skip
     forecaster = Forecaster(settings, measured, experiment.data.time_step)
     return experiment, forecaster, forecaster.init(0)

@@ -84,7 +84,11 @@ def start(
         state = init_state(trained.forecaster, experiment.training, trained.params)
         return trained.forecaster, state
     training = experiment.training
-    measured = statistics(train, training.per_species_scales, training.linear_baseline)
+    far = (experiment.model.cutoff, experiment.data.time_step)
+    measured = statistics(
+        train, training.per_species_scales, training.linear_baseline,
+        far if experiment.model.far_field else None,
+    )  # fmt: skip
     forecaster = Forecaster(experiment.model, measured, experiment.data.time_step)
     return forecaster, init_state(forecaster, training)
 

@@ -72,8 +72,7 @@ listed = neighbors.allocate(start)
 def stride(system):
     """The system a stride later, and the network's own output (atom, 2, 3), without units."""
     edges = graph(system, neighbors.update(listed, system), model.cutoff)
-    species = forecaster.species_index(system.species)
-    raw = forecaster.model.apply(model.params, edges, system.velocities, species)
+    raw = forecaster.model.apply(model.params, *forecaster.inputs(system, edges))
     displacements, velocities = forecaster.fields(system, raw)
     return system.replace(positions=system.positions + displacements, velocities=velocities), raw
 

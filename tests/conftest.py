@@ -39,6 +39,7 @@ def forecaster(species=(8, 14), time_step=30.0, **changes) -> Forecaster:
         velocity_baseline=tuple(0.1 * k for k in range(n)),
         velocity_rms=(0.003,) * n,
         average_neighbors=10.0,
+        far_mixing=tuple(tuple(map(tuple, scale * np.eye(n))) for scale in (10.0, 50.0)),
     )
     return Forecaster(small_settings(**changes), measured, time_step)
 

@@ -98,6 +98,9 @@ class ModelSettings:
     """Of the scalars that multiply what has l ≥ 1."""
     velocity_vector: bool = False
     """Feed the velocity itself (over its RMS), not only its direction, to the first layer."""
+    far_field: bool = False
+    """Feed what atoms beyond the cutoff do to the first layer (`far_field.py`): where there are
+    charges, it makes errors a fraction of what they are without."""
     substeps: int = 0
     """Steps in which pairs of neighbours move each other through the stride (`substeps.py`)."""
     conserve_angular: bool = False
@@ -195,6 +198,8 @@ class Statistics:
     velocity_baseline: tuple[float, ...]
     velocity_rms: tuple[float, ...]
     average_neighbors: float
+    far_mixing: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    """(2, species, species): what the far field, and its change, are multiplied by (Å²)."""
 
     @property
     def scales(self) -> np.ndarray:

@@ -11,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import Statistics
+from trajcast_jax.far_field import decorrelation, far_features, mesh_size
 from trajcast_jax.graph import Graph, graph, neighbor_list
 from trajcast_jax.system import System, minimum_image, pad
 
@@ -24,6 +25,7 @@ class FramePairs:
       displacements: (pair, atom, 3) Å, minimum image of r(t+Δt) − r(t).
       velocities: (pair, atom, 3) Å/fs at t+Δt.
       idx, shifts: (pair, atom, neighbor[, 3]) as in `graph.Neighbors`, without skin.
+      mesh: as there, fine enough for every cell.
     """
 
     system: System
@@ -31,6 +33,7 @@ class FramePairs:
     velocities: Float[Array, "pair atom 3"]
     idx: Int[Array, "pair atom neighbor"]
     shifts: Int[Array, "pair atom neighbor 3"]
+    mesh: tuple[int, int, int] | None = struct.field(pytree_node=False, default=None)
 
     def __len__(self) -> int:
         return self.displacements.shape[0]
@@ -38,6 +41,10 @@ class FramePairs:
     def edges(self, cutoff: float) -> Graph:
         """The graph of one pair's first frame (no pair axis)."""
         return graph(self.system, self, cutoff)
+
+
+FAR_FRAMES = 100
+"""Frames of a training set that the far field is normalised on."""
 
 
 def stride(time_step: float, spacing: float) -> int:
@@ -112,6 +119,7 @@ def frame_pairs(
                 np.pad(velocities, tail),
                 idx,
                 shifts,
+                mesh_size(trajectory.cell, cutoff),
             )
         )
     return join(parts)
@@ -136,7 +144,11 @@ def join(parts: list[FramePairs]) -> FramePairs:
     """Datasets of one kind (periodic or isolated) as one, padded to the largest."""
     size = max(part.displacements.shape[1] for part in parts)
     slots = max(part.idx.shape[-1] for part in parts)
-    return _concatenate([_with_slots(_with_size(part, size), slots, size) for part in parts])
+    mesh = None
+    if parts[0].mesh is not None:
+        mesh = tuple(max(points) for points in zip(*(part.mesh for part in parts), strict=True))
+    sized = [_with_slots(_with_size(part, size), slots, size) for part in parts]
+    return _concatenate([part.replace(mesh=mesh) for part in sized])
 
 
 def _with_size(part: FramePairs, size: int) -> FramePairs:
@@ -153,6 +165,7 @@ def _with_size(part: FramePairs, size: int) -> FramePairs:
         velocities=grow(part.velocities),
         idx=np.pad(idx, [(0, 0), (0, size - old), (0, 0)], constant_values=size),
         shifts=grow(part.shifts),
+        mesh=part.mesh,
     )
 
 
@@ -214,11 +227,17 @@ def _with_slots(part: FramePairs, slots: int, size: int) -> FramePairs:
     )
 
 
-def statistics(pairs: FramePairs, per_species: bool = True, baseline: bool = True) -> Statistics:
+def statistics(
+    pairs: FramePairs,
+    per_species: bool = True,
+    baseline: bool = True,
+    far: tuple[float, float] | None = None,
+) -> Statistics:
     """Scales, linear baselines and mean number of neighbours of a training set.
 
     Baselines are least-squares slopes of d and v' on v; scales the RMS component of what
-    they leave. Without `per_species` one RMS over all atoms serves every species.
+    they leave. Without `per_species` one RMS over all atoms serves every species. `far`, the
+    cutoff (Å) and the stride (fs), asks for what a far field is normalised by.
     """
     z = np.asarray(pairs.system.species)
     species = tuple(int(s) for s in np.unique(z[z > 0]))
@@ -244,4 +263,17 @@ def statistics(pairs: FramePairs, per_species: bool = True, baseline: bool = Tru
         velocity_baseline=tuple(slopes[1].tolist()),
         velocity_rms=tuple(float(np.sqrt((v[z == s] ** 2).mean())) for s in species),
         average_neighbors=float(neighbors),
+        far_mixing=() if far is None else _far_mixing(pairs, species, *far),
     )
+
+
+def _far_mixing(pairs: FramePairs, species, cutoff: float, time_step: float):
+    some = np.unique(np.linspace(0, len(pairs) - 1, FAR_FRAMES).astype(int))
+    frames = jax.tree.map(lambda x: jnp.asarray(x[some]), pairs.system)
+
+    def one(frame: System):
+        sources = (frame.species[:, None] == jnp.asarray(species)).astype(frame.positions.dtype)
+        return far_features(frame, sources, cutoff, pairs.mesh, time_step)
+
+    mixing = decorrelation(jax.device_get(jax.jit(lambda x: jax.lax.map(one, x))(frames)))
+    return tuple(tuple(map(tuple, matrix)) for matrix in mixing.tolist())

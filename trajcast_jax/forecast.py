@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import ModelSettings, Statistics
 from trajcast_jax.conservation import conserve_angular, conserve_linear
+from trajcast_jax.far_field import far_features
 from trajcast_jax.graph import Graph, Neighbors, disjoint_union, graph
 from trajcast_jax.model import TrajCast
 from trajcast_jax.system import System
@@ -86,8 +87,10 @@ class Forecaster:
         """
         slot = jnp.zeros((1, 1), jnp.int32)
         empty = Graph(jnp.zeros((1, 1, 3)), slot, slot.astype(bool))
+        far = jnp.zeros((1, 2 * len(self.statistics.species), 3))
+        far = (far,) if self.settings.far_field else ()
         shapes = jax.eval_shape(
-            self.model.init, jax.random.key(0), empty, jnp.zeros((1, 3)), slot[0]
+            self.model.init, jax.random.key(0), empty, jnp.zeros((1, 3)), slot[0], *far
         )
         rng = np.random.default_rng(seed)
 
@@ -115,15 +118,31 @@ class Forecaster:
 
         In single precision a displacement is far sharper than the difference of positions.
         """
+        return self.fields(system, self._network(params, *self.inputs(system, edges)))
+
+    def inputs(self, system: System, edges: Graph) -> tuple:
+        """All that the network reads of a frame: edges, velocities, species, any far field."""
         index = self.species_index(system.species)
-        return self.fields(system, self._network(params, edges, system.velocities, index))
+        frame = edges, system.velocities, index
+        if not self.settings.far_field:
+            return frame
+        dtype, n_species = system.positions.dtype, len(self.statistics.species)
+        mixing = np.asarray(self.statistics.far_mixing)
+        if mixing.shape != (2, n_species, n_species):
+            raise ValueError(
+                "model.far_field needs statistics of the far field, which these lack; measure "
+                "them by statistics(pairs, far=(cutoff, time_step))."
+            )
+        sources = jnp.eye(n_species, dtype=dtype)[index] * system.mask[:, None]
+        far = far_features(system, sources, self.settings.cutoff, edges.mesh, self.time_step)
+        far = jnp.einsum("aksx,kst->aktx", far, jnp.asarray(mixing, dtype), precision="highest")
+        return *frame, far.reshape(len(far), -1, 3)
 
     def batch_changes(
         self, params, systems: System, edges: Graph
     ) -> tuple[Float[Array, "frame atom 3"], Float[Array, "frame atom 3"]]:
         """`changes` of many frames (every array has a leading axis), in one pass of the network."""
-        index = self.species_index(systems.species)
-        raw = _on_union(self.model.apply, params, edges, systems.velocities, index)
+        raw = _on_union(self.model.apply, params, *jax.vmap(self.inputs)(systems, edges))
         return jax.vmap(self.fields)(systems, raw)
 
     def fields(
@@ -155,10 +174,11 @@ class Forecaster:
         return displacements, velocities
 
 
-def _on_union(network, params, edges: Graph, velocities, species) -> jax.Array:
+def _on_union(network, params, edges: Graph, *arrays) -> jax.Array:
     """`network` on the disjoint union of frames (leading axis), its results frame by frame."""
-    frames, atoms = species.shape
-    raw = network(params, disjoint_union(edges), velocities.reshape(-1, 3), species.reshape(-1))
+    frames, atoms, _ = edges.senders.shape
+    together = (x.reshape(frames * atoms, *x.shape[2:]) for x in arrays)
+    raw = network(params, disjoint_union(edges), *together)
     return raw.reshape(frames, atoms, *raw.shape[1:])
 
 

@@ -18,6 +18,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from trajcast_jax.far_field import mesh_size
 from trajcast_jax.imports import submodules
 from trajcast_jax.system import System, heights, image_shifts, product
 
@@ -38,6 +39,7 @@ class Neighbors:
       lists: jax-md's own state.
       near: slots per atom for neighbours within the cutoff alone, which `graph` packs anew
         for every frame, so that what the skin holds costs the network nothing.
+      mesh: points of the mesh of `far_field.py`; None for isolated molecules.
     """
 
     idx: Int[Array, "atom neighbor"]
@@ -47,6 +49,7 @@ class Neighbors:
     rebuilds: Int[Array, ""]
     lists: Any
     near: int = struct.field(pytree_node=False)
+    mesh: tuple[int, int, int] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def capacity(self) -> int:
@@ -63,11 +66,13 @@ class Graph:
         there is no neighbour, so that nothing downstream divides by zero.
       senders: (atom, neighbor) index j; 0 where there is no neighbour.
       mask: (atom, neighbor) True for neighbours within the cutoff.
+      mesh: points of the mesh of `far_field.py`; None for isolated molecules.
     """
 
     vectors: Float[Array, "atom neighbor 3"]
     senders: Int[Array, "atom neighbor"]
     mask: Bool[Array, "atom neighbor"]
+    mesh: tuple[int, int, int] | None = struct.field(pytree_node=False, default=None)
 
 
 def disjoint_union(graphs: Graph) -> Graph:
@@ -96,6 +101,7 @@ class NeighborIndices(Protocol):
 
     idx: Int[Array, "atom neighbor"]
     shifts: Array
+    mesh: tuple[int, int, int] | None
 
 
 def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
@@ -118,7 +124,7 @@ def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
     nowhere = jnp.asarray([cutoff, 0.0, 0.0], vectors.dtype)
     senders = jnp.where(mask, idx, 0).astype(jnp.int32)
     vectors = jnp.where(mask[..., None], vectors, nowhere)
-    return Graph(jnp.where(crowded, jnp.nan, vectors), senders, mask)
+    return Graph(jnp.where(crowded, jnp.nan, vectors), senders, mask, neighbors.mesh)
 
 
 def _edges(system: System, idx, shifts, cutoff: float):
@@ -158,6 +164,7 @@ def neighbor_list(
             f"{skin} Å."
         )
     build_fns, to_coordinates = _algorithm(cell, cutoff + skin)
+    mesh = mesh_size(cell, cutoff)
 
     def coordinates(system: System):
         # NaN is within reach of nothing: padding has no neighbours and is nobody's.
@@ -195,6 +202,7 @@ def neighbor_list(
             rebuilds=rebuilds + 1,
             lists=lists,
             near=near,
+            mesh=mesh,
         )
 
     def update(neighbors: Neighbors, system: System) -> Neighbors:

@@ -163,8 +163,11 @@ class TrajCast(nn.Module):
         graph: Graph,
         velocities: Float[Array, "atom 3"],
         species: Int[Array, "atom"],
+        far: Float[Array, "atom field 3"] | None = None,
     ) -> Float[Array, "atom 2 3"]:
         """One frame. `species` are indices into the model's list, not atomic numbers.
+
+        `far`: the far field, of mean square 1; only with `settings.far_field`.
 
         Returns (atom, 2, 3): what is left of displacement and new velocity after the
         baseline, over their scales.
@@ -195,6 +198,8 @@ class TrajCast(nn.Module):
         if s.velocity_vector:
             scale = jnp.asarray(self.statistics.velocity_rms, dtype)[species, None]
             parts.append(e3nn.IrrepsArray("1o", velocities / scale))
+        if s.far_field:
+            parts.append(e3nn.IrrepsArray(f"{far.shape[1]}x1o", far.reshape(len(far), -1)))
         natural = feature_irreps(s.channels, s.lmax, "natural")
         h = Linear(natural, name="embed")(e3nn.concatenate(parts))
 
