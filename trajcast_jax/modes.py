@@ -53,6 +53,13 @@ def mode_temperatures(trajectory: System, modes: NormalModes) -> Float[np.ndarra
     return KINETIC_TO_EV / BOLTZMANN * ((velocities @ modes.vectors) ** 2).mean(axis=0)
 
 
+def mode_centers(trajectories: list[System]) -> Float[np.ndarray, "atom 3"]:
+    """Mean positions (Å) about the centre of mass, which `normal_modes` are vibrations around."""
+    weights = np.sqrt(np.asarray(trajectories[0].masses, np.float64))[:, None]
+    mean = np.concatenate([_mass_weighted(run)[0] for run in trajectories]).mean(axis=0)
+    return mean.reshape(-1, 3) / weights
+
+
 def _mass_weighted(run: System) -> tuple[np.ndarray, np.ndarray]:
     """Positions about the centre of mass and velocities, times √m; (time, 3·atom)."""
     masses = np.asarray(run.masses, np.float64)

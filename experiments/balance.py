@@ -1,0 +1,166 @@
+"""Balances the energies of a crystal's vibrations: `python -m experiments.balance`.
+
+Better one-step errors do not make better forecasts by themselves. A stride that adds 0.5 % to the
+energy of a mode, which is nothing beside the errors of single frames, heats it over hundreds of
+strides to many times its temperature. Here a trained model goes on learning, and what it adds on
+average to each kind of vibration, in running averages over some hundred updates, is led to 0.
+"""
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+import experiments
+from experiments.generate import ensure_reference
+from experiments.train import load_pairs
+from trajcast_jax import checkpoint, io
+from trajcast_jax.dataset import FramePairs
+from trajcast_jax.forecast import Forecaster
+from trajcast_jax.modes import NormalModes, mode_centers, normal_modes
+from trajcast_jax.optimizer import learning_rate, optimizer
+from trajcast_jax.system import product
+from trajcast_jax.training import compiler_options, error_sums, init_state, pair_loss
+from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
+
+CHUNK = 100
+"""Updates that are compiled into one scan."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains on, holding the mean energy of every kind of vibration."""
+
+    resume: Path
+    """Folder of the model to balance."""
+    out: Path
+    """Folder of the balanced model."""
+    experiment: str = "quartz"
+    reference: Path | None = None
+    updates: int = 8_000
+    weight: float = 2.0
+    """Of the balance, beside the one-step loss."""
+    memory: float = 150.0
+    """Updates, of the running averages: longer ones lag behind, and what follows them swings."""
+    set: tuple[str, ...] = ("training.learning_rate=0.006", "training.batch_size=2")
+    """Settings that differ from the experiment's file."""
+
+
+def kinds(n_modes: int, largest: int = 24) -> list[np.ndarray]:
+    """Modes by rising wavenumber: two, two, and then ever more, as single slow ones run away."""
+    cuts = [0, 2]
+    while cuts[-1] < n_modes:
+        cuts.append(min(n_modes, cuts[-1] + int(min(largest, 2 + cuts[-1] / 4))))
+    return [np.arange(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+class Gains:
+    """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode."""
+
+    def __init__(self, modes: NormalModes, centers: Float[np.ndarray, "atom 3"], kelvin: float):
+        groups = kinds(len(modes.wavenumbers))
+        mean = np.zeros((len(modes.wavenumbers), len(groups)))
+        for k, group in enumerate(groups):
+            mean[group, k] = 1 / len(group)
+        omega = 2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
+        as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+        self.vectors, self.squares = as_array(modes.vectors), as_array(omega**2)
+        self.mean = as_array(mean * KINETIC_TO_EV / (BOLTZMANN * kelvin))
+        self.centers = as_array(centers)
+        # Between that of a mean over kinds, which few slow modes are lost in, and over modes.
+        sizes = np.sqrt([len(group) for group in groups])
+        self.weights = as_array(sizes / sizes.sum())
+
+    def __call__(self, pair: FramePairs, errors) -> Float[Array, "kind"]:
+        """Of one pair, from the errors of its displacements and velocities."""
+        masses = pair.system.masses
+
+        def amplitudes(x):
+            return product((x * jnp.sqrt(masses)[:, None]).reshape(-1), self.vectors)
+
+        after = pair.system.positions + pair.displacements
+        q = amplitudes(after - product(masses, after) / masses.sum() - self.centers)
+        p, dq, dp = (amplitudes(x) for x in (pair.velocities, *errors))
+        # ½(p + dp)² − ½p², without the difference of large numbers.
+        added = 0.5 * (dp * (2 * p + dp) + self.squares * dq * (2 * q + dq))
+        return product(added, self.mean)
+
+
+def chunk_of_updates(forecaster: Forecaster, settings, gains: Gains, arguments: Arguments):
+    """A compiled function (state, running averages, pairs) → the same after `CHUNK` updates."""
+    rule, keep = optimizer(settings), float(np.exp(-1 / arguments.memory))
+
+    def loss(params, batch, average):
+        edges = jax.vmap(lambda pair: pair.edges(forecaster.settings.cutoff))(batch)
+        d, v = forecaster.batch_changes(params, batch.system, edges)
+        errors = d - batch.displacements, v - batch.velocities
+        one_step = jax.vmap(lambda pair, e: pair_loss(forecaster, settings, pair, e))(batch, errors)
+        found = jax.vmap(gains)(batch, errors).mean(0)
+        # Its slope is that of the square of the mean; that of a batch's own would be its scatter.
+        balance = 2 * jnp.sum(gains.weights * average * found)
+        return one_step.mean() + arguments.weight * balance, found
+
+    def update(carry, _, pairs):
+        state, average = carry
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.update)
+        n_pairs = pairs.displacements.shape[0]
+        chosen = jax.random.randint(key, (settings.batch_size,), 0, n_pairs)
+        batch = jax.tree.map(lambda x: x[chosen], pairs)
+        gradient, found = jax.grad(loss, has_aux=True)(state.params, batch, average)
+        steps, opt_state = rule.update(gradient, state.opt_state, state.params)
+        rate = learning_rate(settings, state.update, state.total)
+        params = optax.apply_updates(state.params, jax.tree.map(lambda x: x * rate, steps))
+        decay = jnp.minimum(settings.ema_decay, (1.0 + state.update) / (10.0 + state.update))
+        ema = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+        new = state.replace(params=params, ema_params=ema, opt_state=opt_state)
+        new = new, keep * average + (1 - keep) * found
+        usable = jnp.isfinite(optax.tree.norm(gradient))
+        state, average = jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, carry)
+        return (state.replace(update=state.update + 1), average), None
+
+    def chunk(state, average, pairs):
+        return jax.lax.scan(lambda c, x: update(c, x, pairs), (state, average), None, CHUNK)[0]
+
+    return jax.jit(chunk, donate_argnums=0, compiler_options=compiler_options())
+
+
+def main(arguments: Arguments) -> None:
+    """Command line."""
+    changes = (*arguments.set, f"training.updates={arguments.updates}")
+    experiment = experiments.load(arguments.experiment, changes)
+    settings, kelvin = experiment.training, experiment.reference.temperature
+    paths = ensure_reference(experiment, arguments.reference)
+    runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
+    model = checkpoint.restore(arguments.resume)
+    forecaster = model.forecaster
+    gains = Gains(normal_modes(runs, kelvin), mode_centers(runs), kelvin)
+    train, validation = jax.device_put(
+        [load_pairs(experiment, paths, part) for part in ("train", "validation")]
+    )
+    state, average = init_state(forecaster, settings, model.params), jnp.zeros_like(gains.weights)
+    chunk = chunk_of_updates(forecaster, settings, gains, arguments)
+    begin = time.monotonic()
+    for _ in (bar := tqdm(range(-(-arguments.updates // CHUNK)), unit="00 updates")):
+        state, average = chunk(state, average, train)
+        rms = 100 * float(jnp.sqrt(jnp.sum(gains.weights * average**2)))
+        bar.set_postfix_str(f"a stride adds {rms:.3f} % to the energies of kinds (RMS)")
+    sums = jax.jit(lambda p: error_sums(forecaster, p, validation))(state.ema_params)
+    d, v = (100 * sums[:, 0] / sums[:, 1]).tolist()
+    checkpoint.save(
+        arguments.out, forecaster, state.ema_params, {"balanced_updates": arguments.updates}
+    )
+    print(
+        f"{d:.2f} / {v:.2f} % on validation after {time.monotonic() - begin:.0f} s: {arguments.out}"
+    )
+
+
+if __name__ == "__main__":
+    experiments.run(lambda: main(tyro.cli(Arguments)))
