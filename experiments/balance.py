@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 from jaxtyping import Array, Float
 from tqdm import tqdm
@@ -26,9 +25,9 @@ from trajcast_jax import checkpoint, io
 from trajcast_jax.dataset import FramePairs
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.modes import NormalModes, mode_centers, normal_modes
-from trajcast_jax.optimizer import learning_rate, optimizer
+from trajcast_jax.optimizer import optimizer
 from trajcast_jax.system import product
-from trajcast_jax.training import compiler_options, error_sums, init_state, pair_loss
+from trajcast_jax.training import compiler_options, error_sums, follow, init_state, pair_loss
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
 CHUNK = 100
@@ -115,16 +114,8 @@ def chunk_of_updates(forecaster: Forecaster, settings, gains: Gains, arguments: 
         chosen = jax.random.randint(key, (settings.batch_size,), 0, n_pairs)
         batch = jax.tree.map(lambda x: x[chosen], pairs)
         gradient, found = jax.grad(loss, has_aux=True)(state.params, batch, average)
-        steps, opt_state = rule.update(gradient, state.opt_state, state.params)
-        rate = learning_rate(settings, state.update, state.total)
-        params = optax.apply_updates(state.params, jax.tree.map(lambda x: x * rate, steps))
-        decay = jnp.minimum(settings.ema_decay, (1.0 + state.update) / (10.0 + state.update))
-        ema = optax.incremental_update(params, state.ema_params, 1.0 - decay)
-        new = state.replace(params=params, ema_params=ema, opt_state=opt_state)
-        new = new, keep * average + (1 - keep) * found
-        usable = jnp.isfinite(optax.tree.norm(gradient))
-        state, average = jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, carry)
-        return (state.replace(update=state.update + 1), average), None
+        state, usable = follow(rule, settings, state, gradient)
+        return (state, jnp.where(usable, keep * average + (1 - keep) * found, average)), None
 
     def chunk(state, average, pairs):
         return jax.lax.scan(lambda c, x: update(c, x, pairs), (state, average), None, CHUNK)[0]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from trajcast_jax.balance import imbalance, motion_sums
 from trajcast_jax.config import TrainingSettings
@@ -138,6 +138,30 @@ def init_state(
     )
 
 
+def follow(
+    rule: optax.GradientTransformation,
+    settings: TrainingSettings,
+    state: TrainState,
+    gradients: Params,
+) -> tuple[TrainState, Bool[Array, ""]]:
+    """The state one update downhill, and whether the gradient was finite: else only it is counted.
+
+    `rule` is `optimizer(settings)`.
+    """
+    steps, opt_state = rule.update(gradients, state.opt_state, state.params)
+    rate = learning_rate(settings, state.update, state.total) * state.rate_scale
+    steps = jax.tree.map(lambda x: x * rate, steps)
+    params = optax.apply_updates(state.params, steps)
+    # The average forgets its start: with few updates behind it, it is a plain mean.
+    decay = jnp.minimum(settings.ema_decay, (1.0 + state.update) / (10.0 + state.update))
+    ema = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+    new = state.replace(params=params, ema_params=ema, opt_state=opt_state)
+    # One frame that overflows must not cost the run: such an update changes nothing.
+    usable = jnp.isfinite(optax.tree.norm(gradients))
+    state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, state)
+    return state.replace(update=state.update + 1), usable
+
+
 def update_step(
     forecaster: Forecaster, settings: TrainingSettings
 ) -> Callable[[TrainState, FramePairs], tuple[TrainState, Float[Array, ""]]]:
@@ -161,18 +185,8 @@ def update_step(
         chosen = jax.lax.dynamic_slice(order, (start,), (size,))
         batch = jax.tree.map(lambda x: x[chosen], pairs)
         loss, gradients = jax.value_and_grad(loss_of)(state.params, batch)
-        steps, opt_state = rule.update(gradients, state.opt_state, state.params)
-        rate = learning_rate(settings, state.update, state.total) * state.rate_scale
-        steps = jax.tree.map(lambda x: x * rate, steps)
-        params = optax.apply_updates(state.params, steps)
-        # The average forgets its start: with few updates behind it, it is a plain mean.
-        decay = jnp.minimum(settings.ema_decay, (1.0 + state.update) / (10.0 + state.update))
-        ema = optax.incremental_update(params, state.ema_params, 1.0 - decay)
-        new = state.replace(params=params, ema_params=ema, opt_state=opt_state)
-        # One frame that overflows must not cost the run: such an update changes nothing.
-        usable = jnp.isfinite(optax.tree.norm(gradients))
-        state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, state)
-        return state.replace(update=state.update + 1), jnp.where(usable, loss, jnp.nan)
+        state, usable = follow(rule, settings, state, gradients)
+        return state, jnp.where(usable, loss, jnp.nan)
 
     return update
 
