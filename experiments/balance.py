@@ -24,7 +24,7 @@ from experiments.train import load_pairs
 from trajcast_jax import checkpoint, io
 from trajcast_jax.dataset import FramePairs
 from trajcast_jax.forecast import Forecaster
-from trajcast_jax.modes import NormalModes, mode_centers, normal_modes
+from trajcast_jax.modes import NormalModes, normal_modes
 from trajcast_jax.optimizer import optimizer
 from trajcast_jax.system import product
 from trajcast_jax.training import compiler_options, error_sums, follow, init_state, pair_loss
@@ -64,7 +64,7 @@ def kinds(n_modes: int, largest: int = 24) -> list[np.ndarray]:
 class Gains:
     """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode."""
 
-    def __init__(self, modes: NormalModes, centers: Float[np.ndarray, "atom 3"], kelvin: float):
+    def __init__(self, modes: NormalModes, kelvin: float):
         groups = kinds(len(modes.wavenumbers))
         mean = np.zeros((len(modes.wavenumbers), len(groups)))
         for k, group in enumerate(groups):
@@ -73,7 +73,7 @@ class Gains:
         as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
         self.vectors, self.squares = as_array(modes.vectors), as_array(omega**2)
         self.mean = as_array(mean * KINETIC_TO_EV / (BOLTZMANN * kelvin))
-        self.centers = as_array(centers)
+        self.centers = as_array(modes.centers)
         # Between that of a mean over kinds, which few slow modes are lost in, and over modes.
         sizes = np.sqrt([len(group) for group in groups])
         self.weights = as_array(sizes / sizes.sum())
@@ -132,7 +132,7 @@ def main(arguments: Arguments) -> None:
     runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
     model = checkpoint.restore(arguments.resume)
     forecaster = model.forecaster
-    gains = Gains(normal_modes(runs, kelvin), mode_centers(runs), kelvin)
+    gains = Gains(normal_modes(runs, kelvin), kelvin)
     train, validation = jax.device_put(
         [load_pairs(experiment, paths, part) for part in ("train", "validation")]
     )

@@ -45,6 +45,15 @@ def test_modes_of_a_harmonic_solid_are_found(solid):
     assert overlap.min() > 0.97
 
 
+def test_centers_are_mean_positions_about_the_centre_of_mass(solid):
+    run = solid[0](300.0)
+    shift = np.random.default_rng(1).normal(size=(FRAMES, 1, 3))
+    centers = normal_modes([run.replace(positions=run.positions + shift)], 300.0).centers
+    sites, masses = 3.0 * np.arange(3 * ATOMS).reshape(-1, 3), np.asarray(run.masses, np.float64)
+    np.testing.assert_allclose(centers, sites - masses @ sites / masses.sum(), atol=0.02)
+    np.testing.assert_allclose(masses @ centers, 0, atol=1e-9)
+
+
 def test_a_hot_mode_is_seen_where_the_mean_temperature_is_right(solid):
     frames, wavenumbers, _ = solid
     modes = normal_modes([frames(300.0)], 300.0)

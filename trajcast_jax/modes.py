@@ -20,10 +20,12 @@ class NormalModes(NamedTuple):
     Attributes:
       wavenumbers: (mode,) cm⁻¹.
       vectors: (3·atom, mode), orthonormal, of mass-weighted coordinates √m·x.
+      centers: (atom, 3) Å, mean positions about the centre of mass.
     """
 
     wavenumbers: Float[np.ndarray, "mode"]
     vectors: Float[np.ndarray, "coordinate mode"]
+    centers: Float[np.ndarray, "atom 3"]
 
 
 def normal_modes(trajectories: list[System], temperature: float) -> NormalModes:
@@ -40,24 +42,20 @@ def normal_modes(trajectories: list[System], temperature: float) -> NormalModes:
     parts = [_mass_weighted(run)[0] for run in trajectories]
     # About one common mean: modes slower than a run would be cut otherwise.
     positions = np.concatenate(parts)
-    positions -= positions.mean(axis=0)
+    mean = positions.mean(axis=0)
+    positions -= mean
     variances, vectors = np.linalg.eigh(positions.T @ positions / len(positions))
     variances, vectors = variances[3:][::-1], vectors[:, 3:][:, ::-1]
     frequencies = np.sqrt(BOLTZMANN * temperature / KINETIC_TO_EV / variances) / (2 * np.pi)
-    return NormalModes(frequencies * WAVENUMBER_PER_INVERSE_FEMTOSECOND, vectors)
+    weights = np.sqrt(np.asarray(trajectories[0].masses, np.float64))[:, None]
+    centers = mean.reshape(-1, 3) / weights
+    return NormalModes(frequencies * WAVENUMBER_PER_INVERSE_FEMTOSECOND, vectors, centers)
 
 
 def mode_temperatures(trajectory: System, modes: NormalModes) -> Float[np.ndarray, "mode"]:
     """Mean kinetic temperature (K) of every mode in a trajectory (with a time axis)."""
     _, velocities = _mass_weighted(trajectory)
     return KINETIC_TO_EV / BOLTZMANN * ((velocities @ modes.vectors) ** 2).mean(axis=0)
-
-
-def mode_centers(trajectories: list[System]) -> Float[np.ndarray, "atom 3"]:
-    """Mean positions (Å) about the centre of mass, which `normal_modes` are vibrations around."""
-    weights = np.sqrt(np.asarray(trajectories[0].masses, np.float64))[:, None]
-    mean = np.concatenate([_mass_weighted(run)[0] for run in trajectories]).mean(axis=0)
-    return mean.reshape(-1, 3) / weights
 
 
 def _mass_weighted(run: System) -> tuple[np.ndarray, np.ndarray]:
