@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 import experiments
 from experiments.generate import ensure_reference
-from experiments.train import load_pairs
+from experiments.train import load_pairs, load_visited
 from trajcast_jax import checkpoint, io
-from trajcast_jax.dataset import FramePairs
+from trajcast_jax.dataset import FramePairs, join
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.modes import NormalModes, normal_modes
 from trajcast_jax.optimizer import optimizer
@@ -44,11 +44,15 @@ class Arguments:
     """Folder of the balanced model."""
     experiment: str = "quartz"
     reference: Path | None = None
+    visited: tuple[Path, ...] = ()
+    """Files of `python -m experiments.visit`, whose pairs are added to those of the reference."""
     updates: int = 8_000
     weight: float = 2.0
     """Of the balance, beside the one-step loss."""
     memory: float = 150.0
     """Updates, of the running averages: longer ones lag behind, and what follows them swings."""
+    patience: float = 600.0
+    """Updates, until a mean that stays off zero has doubled the force that leads it there."""
     set: tuple[str, ...] = ("training.learning_rate=0.006", "training.batch_size=2")
     """Settings that differ from the experiment's file."""
 
@@ -94,31 +98,38 @@ class Gains:
 
 
 def chunk_of_updates(forecaster: Forecaster, settings, gains: Gains, arguments: Arguments):
-    """A compiled function (state, running averages, pairs) → the same after `CHUNK` updates."""
+    """A compiled function (carry, pairs) → carry, after `CHUNK` updates.
+
+    It carries the state of training, the running averages of what kinds gain, and for each kind
+    a multiplier (Hestenes, J. Optim. Theory Appl. 4, 303 (1969), doi:10.1007/BF00927673): the
+    one-step loss pulls back from balance, and a force that vanishes there would never arrive.
+    """
     rule, keep = optimizer(settings), float(np.exp(-1 / arguments.memory))
 
-    def loss(params, batch, average):
+    def loss(params, batch, force):
         edges = jax.vmap(lambda pair: pair.edges(forecaster.settings.cutoff))(batch)
         d, v = forecaster.batch_changes(params, batch.system, edges)
         errors = d - batch.displacements, v - batch.velocities
         one_step = jax.vmap(lambda pair, e: pair_loss(forecaster, settings, pair, e))(batch, errors)
         found = jax.vmap(gains)(batch, errors).mean(0)
         # Its slope is that of the square of the mean; that of a batch's own would be its scatter.
-        balance = 2 * jnp.sum(gains.weights * average * found)
-        return one_step.mean() + arguments.weight * balance, found
+        return one_step.mean() + 2 * jnp.sum(gains.weights * force * found), found
 
     def update(carry, _, pairs):
-        state, average = carry
+        state, average, multiplier = carry
         key = jax.random.fold_in(jax.random.key(settings.seed), state.update)
         n_pairs = pairs.displacements.shape[0]
         chosen = jax.random.randint(key, (settings.batch_size,), 0, n_pairs)
         batch = jax.tree.map(lambda x: x[chosen], pairs)
-        gradient, found = jax.grad(loss, has_aux=True)(state.params, batch, average)
+        force = multiplier + arguments.weight * average
+        gradient, found = jax.grad(loss, has_aux=True)(state.params, batch, force)
         state, usable = follow(rule, settings, state, gradient)
-        return (state, jnp.where(usable, keep * average + (1 - keep) * found, average)), None
+        average = jnp.where(usable, keep * average + (1 - keep) * found, average)
+        multiplier += arguments.weight / arguments.patience * average
+        return (state, average, multiplier), None
 
-    def chunk(state, average, pairs):
-        return jax.lax.scan(lambda c, x: update(c, x, pairs), (state, average), None, CHUNK)[0]
+    def chunk(carry, pairs):
+        return jax.lax.scan(lambda c, x: update(c, x, pairs), carry, None, CHUNK)[0]
 
     return jax.jit(chunk, donate_argnums=0, compiler_options=compiler_options())
 
@@ -132,15 +143,17 @@ def main(arguments: Arguments) -> None:
     runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
     model = checkpoint.restore(arguments.resume)
     forecaster = model.forecaster
-    gains = Gains(normal_modes(runs, kelvin), kelvin)
-    train, validation = jax.device_put(
-        [load_pairs(experiment, paths, part) for part in ("train", "validation")]
-    )
-    state, average = init_state(forecaster, settings, model.params), jnp.zeros_like(gains.weights)
+    gains = Gains(normal_modes(runs), kelvin)
+    train, validation = (load_pairs(experiment, paths, part) for part in ("train", "validation"))
+    train = join([train, *load_visited(experiment, arguments.visited)])
+    train, validation = jax.device_put((train, validation))
+    state = init_state(forecaster, settings, model.params)
+    carry = state, jnp.zeros_like(gains.weights), jnp.zeros_like(gains.weights)
     chunk = chunk_of_updates(forecaster, settings, gains, arguments)
     begin = time.monotonic()
     for _ in (bar := tqdm(range(-(-arguments.updates // CHUNK)), unit="00 updates")):
-        state, average = chunk(state, average, train)
+        carry = chunk(carry, train)
+        state, average, _ = carry
         rms = 100 * float(jnp.sqrt(jnp.sum(gains.weights * average**2)))
         bar.set_postfix_str(f"a stride adds {rms:.3f} % to the energies of kinds (RMS)")
     sums = jax.jit(lambda p: error_sums(forecaster, p, validation))(state.ema_params)

@@ -71,7 +71,7 @@ def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) ->
             f"by python -m experiments.generate {experiment.name}."
         )
     runs = [read_trajectory(path)[0] for path in paths]
-    modes = normal_modes(runs, experiment.reference.temperature)
+    modes = normal_modes(runs)
     columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
     for run in forecasts:
         start = int(len(run.positions) * experiment.evaluation.equilibration)

@@ -326,7 +326,7 @@ def data(experiment: Experiment, model: TrainedForecast, settings: Settings):
     folder, split = default_folder(experiment), experiment.data
     runs = [io.read_trajectory(run_path(folder, k)) for k in split.train_runs]
     tests = [io.read_trajectory(run_path(folder, k)) for k in split.test_runs]
-    modes = normal_modes([run for run, _ in runs], experiment.reference.temperature)
+    modes = normal_modes([run for run, _ in runs])
     kinds = Kinds(modes, settings.kinds)
     truth = np.mean([kinds.temperatures(run) for run, _ in tests], axis=0)
     pairs = frame_pairs(runs, model.time_step, model.cutoff, settings.pairs)

@@ -28,28 +28,32 @@ class NormalModes(NamedTuple):
     centers: Float[np.ndarray, "atom 3"]
 
 
-def normal_modes(trajectories: list[System], temperature: float) -> NormalModes:
-    """Modes from the fluctuations of equilibrium trajectories of one solid.
+def normal_modes(trajectories: list[System]) -> NormalModes:
+    """Modes from the fluctuations of trajectories of one solid.
 
-    The covariance ⟨u uᵀ⟩ of mass-weighted displacements is k_B T·D⁻¹, D the (effective) dynamical
-    matrix: Dove, Introduction to Lattice Dynamics, 1993, ch. 4. Translation as a whole is left out.
+    The covariance ⟨u uᵀ⟩ of mass-weighted displacements is Σ e_k E_k/ω_k² e_kᵀ, that of the
+    velocities Σ e_k E_k e_kᵀ (Dove, Introduction to Lattice Dynamics, 1993, ch. 4), so that the
+    second times the inverse of the first is the (effective) dynamical matrix, however unevenly
+    the energies E_k are shared: in 100 ps at constant energy they hardly come to equilibrium.
+    Translation as a whole is left out.
 
     Args:
       trajectories: unwrapped, with a time axis; together some hundred times as many frames as
         there are modes.
-      temperature: K.
     """
-    parts = [_mass_weighted(run)[0] for run in trajectories]
+    parts = [_mass_weighted(run) for run in trajectories]
+    positions, velocities = (np.concatenate(both) for both in zip(*parts, strict=True))
     # About one common mean: modes slower than a run would be cut otherwise.
-    positions = np.concatenate(parts)
     mean = positions.mean(axis=0)
     positions -= mean
-    variances, vectors = np.linalg.eigh(positions.T @ positions / len(positions))
-    variances, vectors = variances[3:][::-1], vectors[:, 3:][:, ::-1]
-    frequencies = np.sqrt(BOLTZMANN * temperature / KINETIC_TO_EV / variances) / (2 * np.pi)
+    variances, basis = np.linalg.eigh(positions.T @ positions / len(positions))
+    variances, basis = variances[3:], basis[:, 3:]
+    velocities = velocities @ basis
+    dynamical = velocities.T @ velocities / len(velocities) / variances
+    squares, vectors = np.linalg.eigh((dynamical + dynamical.T) / 2)
+    wavenumbers = np.sqrt(np.maximum(squares, 0)) / (2 * np.pi) * WAVENUMBER_PER_INVERSE_FEMTOSECOND
     weights = np.sqrt(np.asarray(trajectories[0].masses, np.float64))[:, None]
-    centers = mean.reshape(-1, 3) / weights
-    return NormalModes(frequencies * WAVENUMBER_PER_INVERSE_FEMTOSECOND, vectors, centers)
+    return NormalModes(wavenumbers, basis @ vectors, mean.reshape(-1, 3) / weights)
 
 
 def mode_temperatures(trajectory: System, modes: NormalModes) -> Float[np.ndarray, "mode"]:
