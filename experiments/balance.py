@@ -1,4 +1,4 @@
-"""Balances the energies of a crystal's vibrations: `python -m experiments.balance`.
+"""Balances the energies of kinds of motion: `python -m experiments.balance`.
 
 Better one-step errors do not make better forecasts by themselves. A stride that adds 0.5 % to the
 energy of a mode, which is nothing beside the errors of single frames, heats it over hundreds of
@@ -24,10 +24,18 @@ from experiments.train import load_pairs, load_visited
 from trajcast_jax import checkpoint, io
 from trajcast_jax.dataset import FramePairs, join
 from trajcast_jax.forecast import Forecaster
+from trajcast_jax.graph import Graph
 from trajcast_jax.modes import NormalModes, normal_modes
 from trajcast_jax.optimizer import optimizer
 from trajcast_jax.system import product
-from trajcast_jax.training import compiler_options, error_sums, follow, init_state, pair_loss
+from trajcast_jax.training import (
+    compiler_options,
+    error_sums,
+    follow,
+    init_state,
+    motion_energies,
+    pair_loss,
+)
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
 CHUNK = 100
@@ -36,14 +44,18 @@ CHUNK = 100
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Trains on, holding the mean energy of every kind of vibration."""
+    """Trains on, holding the mean energy of every kind of motion."""
 
+    experiment: tyro.conf.Positional[str]
+    """Name of a TOML file in experiments/, or the path of one."""
     resume: Path
     """Folder of the model to balance."""
     out: Path
     """Folder of the balanced model."""
-    experiment: str = "quartz"
+    modes: bool = False
+    """Of normal modes: for crystals. By default of species and of neighbours, shell by shell."""
     reference: Path | None = None
+    """Folder of the reference runs; by default runs/reference/<name>."""
     visited: tuple[Path, ...] = ()
     """Files of `python -m experiments.visit`, whose pairs are added to those of the reference."""
     updates: int = 8_000
@@ -65,7 +77,7 @@ def kinds(n_modes: int, largest: int = 24) -> list[np.ndarray]:
     return [np.arange(a, b) for a, b in itertools.pairwise(cuts)]
 
 
-class Gains:
+class Vibrations:
     """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode."""
 
     def __init__(self, modes: NormalModes, kelvin: float):
@@ -82,7 +94,7 @@ class Gains:
         sizes = np.sqrt([len(group) for group in groups])
         self.weights = as_array(sizes / sizes.sum())
 
-    def __call__(self, pair: FramePairs, errors) -> Float[Array, "kind"]:
+    def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
         masses = pair.system.masses
 
@@ -97,7 +109,32 @@ class Gains:
         return product(added, self.mean)
 
 
-def chunk_of_updates(forecaster: Forecaster, settings, gains: Gains, arguments: Arguments):
+class Motions:
+    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter."""
+
+    def __init__(self, forecaster: Forecaster, pairs: FramePairs):
+        self.forecaster = forecaster
+        truth = jax.jit(lambda pairs: jax.lax.map(self._truth, pairs).mean(0))(pairs)
+        kinetic, squares = truth[0], truth[1]
+        sizes = jnp.stack([kinetic, squares, jnp.sqrt(kinetic * squares)])
+        self.inverse = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1.0), 0.0)
+        weights = jnp.tile(jnp.sqrt(kinetic), 3)
+        self.weights = weights / weights.sum()
+
+    def _truth(self, pair: FramePairs):
+        zeros = jnp.zeros_like(pair.displacements)
+        edges = pair.edges(self.forecaster.settings.cutoff)
+        return motion_energies(self.forecaster, pair, edges, (zeros, zeros))[1]
+
+    def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
+        """Of one pair, from the errors of its displacements and velocities."""
+        forecast, truth = motion_energies(self.forecaster, pair, edges, errors)
+        return ((forecast - truth) * self.inverse).ravel()
+
+
+def chunk_of_updates(
+    forecaster: Forecaster, settings, gains: Vibrations | Motions, arguments: Arguments
+):
     """A compiled function (carry, pairs) → carry, after `CHUNK` updates.
 
     It carries the state of training, the running averages of what kinds gain, and for each kind
@@ -111,7 +148,7 @@ def chunk_of_updates(forecaster: Forecaster, settings, gains: Gains, arguments: 
         d, v = forecaster.batch_changes(params, batch.system, edges)
         errors = d - batch.displacements, v - batch.velocities
         one_step = jax.vmap(lambda pair, e: pair_loss(forecaster, settings, pair, e))(batch, errors)
-        found = jax.vmap(gains)(batch, errors).mean(0)
+        found = jax.vmap(gains)(batch, edges, errors).mean(0)
         # Its slope is that of the square of the mean; that of a batch's own would be its scatter.
         return one_step.mean() + 2 * jnp.sum(gains.weights * force * found), found
 
@@ -138,13 +175,16 @@ def main(arguments: Arguments) -> None:
     """Command line."""
     changes = (*arguments.set, f"training.updates={arguments.updates}")
     experiment = experiments.load(arguments.experiment, changes)
-    settings, kelvin = experiment.training, experiment.reference.temperature
+    settings = experiment.training
     paths = ensure_reference(experiment, arguments.reference)
-    runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
     model = checkpoint.restore(arguments.resume)
     forecaster = model.forecaster
-    gains = Gains(normal_modes(runs), kelvin)
     train, validation = (load_pairs(experiment, paths, part) for part in ("train", "validation"))
+    if arguments.modes:
+        runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
+        gains = Vibrations(normal_modes(runs), experiment.reference.temperature)
+    else:
+        gains = Motions(forecaster, jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train))
     train = join([train, *load_visited(experiment, arguments.visited)])
     train, validation = jax.device_put((train, validation))
     state = init_state(forecaster, settings, model.params)

@@ -1,12 +1,20 @@
-"""What errors of a forecast add to kinds of vibrations, and that training leads it to 0."""
+"""What errors of a forecast add to kinds of motion, and that training leads it to 0."""
+
+import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from conftest import as_system, forecaster, quartz_atoms
 
-from experiments.balance import Gains, kinds
-from trajcast_jax.dataset import FramePairs
+import experiments
+from experiments.balance import Arguments, Motions, Vibrations, chunk_of_updates, kinds
+from trajcast_jax.dataset import FramePairs, frame_pairs
+from trajcast_jax.forecast import Forecaster
 from trajcast_jax.modes import NormalModes
 from trajcast_jax.system import make_system
+from trajcast_jax.training import init_state
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
 
@@ -31,7 +39,7 @@ def test_gains_are_what_the_harmonic_energies_differ_by():
     dd -= masses @ dd / masses.sum()
     nothing = jnp.zeros((4, 0), jnp.int32)
     pair = FramePairs(system, jnp.asarray(d), jnp.asarray(v), nothing, nothing)
-    found = Gains(modes, 300.0)(pair, (jnp.asarray(dd), jnp.asarray(dv)))
+    found = Vibrations(modes, 300.0)(pair, None, (jnp.asarray(dd), jnp.asarray(dv)))
 
     def energies(positions, velocities):
         weights = np.sqrt(masses)[:, None]
@@ -43,3 +51,46 @@ def test_gains_are_what_the_harmonic_energies_differ_by():
     added = energies(r + d + dd, v + dv) - energies(r + d, v)
     expected = [added[group].mean() for group in kinds(9)]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fading(Forecaster):
+    """Atoms that stay where they are; of their velocities so much is left as the weights say."""
+
+    def init(self, seed):
+        return {"left": jnp.ones(2)}
+
+    def batch_changes(self, params, systems, edges):
+        left = params["left"][self.species_index(systems.species)]
+        return jnp.zeros_like(systems.positions), left[..., None] * systems.velocities
+
+
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_training_keeps_the_energy_that_squared_errors_lose(weight):
+    """Velocities forget a fifth at each stride; what is best for squares is to leave that out."""
+    rng, atoms, remembered = np.random.default_rng(0), 27, 0.8
+    start = as_system(quartz_atoms((3, 1, 1)))
+    velocities = [start.velocities]
+    for _ in range(400):
+        noise = 0.003 * rng.normal(size=(atoms, 3))
+        velocities.append(remembered * velocities[-1] + (1 - remembered**2) ** 0.5 * noise)
+    velocities = np.array(velocities, np.float32)
+    frames = start.replace(
+        positions=np.broadcast_to(start.positions, velocities.shape), velocities=velocities
+    )
+    pairs = frame_pairs([(frames, 30.0 * np.arange(401))], 30.0, 3.5, 400)
+    made = forecaster()
+    model = Fading(made.settings, made.statistics, made.time_step)
+    settings = dataclasses.replace(
+        experiments.load("quartz").training, optimizer="adam", learning_rate=0.02, updates=1_000
+    )
+    nowhere = Path("unused")
+    arguments = Arguments("quartz", nowhere, nowhere, weight=weight, memory=10.0, patience=200.0)
+    gains = Motions(model, pairs)
+    chunk = chunk_of_updates(model, settings, gains, arguments)
+    carry = init_state(model, settings), jnp.zeros_like(gains.weights), gains.weights * 0
+    for _ in range(10):
+        carry = chunk(carry, pairs)
+    left = carry[0].ema_params["left"]
+    expected = 1.0 if weight else remembered
+    np.testing.assert_allclose(left, expected, atol=0.03)

@@ -84,14 +84,19 @@ def batch_loss(
     losses = jax.vmap(partial(pair_loss, forecaster, settings))(batch, errors)
     if not settings.energy_balance:
         return losses.mean()
-    sums = jax.vmap(partial(_motion_sums, forecaster))(batch, edges, errors)
+    sums = jax.vmap(partial(motion_energies, forecaster))(batch, edges, errors)
     forecast, truth = (x.sum(0) for x in sums)
     n_species = len(forecaster.statistics.species)
     return losses.mean() + settings.energy_balance * imbalance(forecast, truth, n_species)
 
 
-def _motion_sums(forecaster: Forecaster, pair: FramePairs, edges: Graph, errors):
-    """`motion_sums` of forecast and of truth."""
+def motion_energies(
+    forecaster: Forecaster,
+    pair: FramePairs,
+    edges: Graph,
+    errors: tuple[Float[Array, "atom 3"], Float[Array, "atom 3"]],
+) -> tuple[Float[Array, "product group"], Float[Array, "product group"]]:
+    """`motion_sums` of forecast and of truth: of v'·v', d·d and d·v, in this order."""
     system, cutoff = pair.system, forecaster.settings.cutoff
     index = forecaster.species_index(system.species)
     n_species = len(forecaster.statistics.species)
