@@ -85,12 +85,13 @@ print(f"RMS per component: displacement {moved:.3f} Å, velocity {speed:.5f} Å/
 # %% [markdown]
 # ## Features and their sizes
 #
-# Features are not plain numbers but know how they turn: `24x0e` are 24 scalars, `24x1o` 24 vectors
-# (three components, odd under inversion), `24x2e` 24 symmetric traceless tensors (five
-# components). Every layer only makes combinations that turn in the same way. In a block messages
-# from the neighbours are summed (`convolved`), multiplied with the atom's own velocity and passed
-# through a gate (`gated`: the additional scalars open and close the vectors). The last block makes
-# vectors only, for nothing else is read out.
+# Features are not plain numbers but know how they turn: `48x0e` are 48 scalars, `48x1o` 48 vectors
+# (three components, odd under inversion); a network of `lmax` 2 would have `2e` too, symmetric
+# traceless tensors (five components). Every layer only makes combinations that turn in the same
+# way. In a block messages from the neighbours are summed (`convolved`), multiplied with the atom's
+# own velocity and passed through a gate (`gated`: the additional scalars open and close the
+# vectors). The last block makes vectors only, for nothing else is read out. `substeps` are the
+# weights of how neighbours pull at each other in the ten substeps of a stride.
 
 # %%
 settings = model.settings
@@ -113,9 +114,11 @@ for name, part in sorted(model.params["params"].items()):
 #
 # If g turns, reflects, shifts or renumbers a crystal and f is the forecast, then f(g(x)) =
 # g(f(x)): it does not matter whether one turns before or after. It holds for any weights, to the
-# rounding of float32: a coordinate of 15 Å is only stored to 10⁻⁶ Å. Quartz is chiral: its mirror
-# image is another crystal (left instead of right quartz), which the network has never seen and
-# forecasts all the same.
+# rounding of float32: a coordinate of 15 Å is only stored to 10⁻⁶ Å. All but translation: the far
+# field, by which the charges of the whole cell are heard, is summed on a mesh that stays where it
+# is, and that shows at a tenth of what a forecast errs. Quartz is chiral: its mirror image is
+# another crystal (left instead of right quartz), which the network has never seen and forecasts
+# all the same.
 #
 # The last row shows a symmetry of Newton's equations that is **not** built in: in a moving frame
 # all velocities have one constant more, and absolute velocities are what the network sees. So
@@ -182,10 +185,10 @@ print(f"the centre of mass moved by {shift:.0e} Å, the atoms by {moved:.2f} Å"
 # ## How far a stride looks
 #
 # Shift one atom by 0.05 Å: whose displacement changes? Each of the five blocks passes messages one
-# cutoff (4 Å) further, so all of this cell could hear of it. In 30 fs sound travels 2 Å (6 km/s),
-# and the network has learned that a stride is nearly local: the response falls a hundredfold
-# within two cutoffs. (What is left farther away may be the long range of the Coulomb forces that
-# it was trained on, or its noise.)
+# cutoff (4 Å) further, and the far field reaches through the whole cell, so all of it could hear of
+# that. In 30 fs sound travels 2 Å (6 km/s), and the network has learned that a stride is nearly
+# local: the response falls a hundredfold within two cutoffs. What is left farther away is the long
+# range of the Coulomb forces.
 
 # %%
 shifted = start.replace(positions=start.positions.at[0, 0].add(0.05))
@@ -311,13 +314,13 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The elements are right, but the bonds run hot: 334 K over 100 ps, where the reference MD has
-# 296 ± 3 K by the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes`
-# of a reference trajectory, `mode_temperatures` of any other. Here vibrations at 120 to 300 cm⁻¹
-# run at about 250 K and those above 800 cm⁻¹ at about 345 K (`python -m experiments.evaluate quartz
-# --rollout DIR --modes`, in a clone of the repository with reference runs). It was 400 K, and
-# silicon 21 K colder than oxygen, before `training.energy_balance` held every kind of motion to its
-# energy. Look at such a cut before you trust a dynamical property.
+# The elements are right, and the bonds are at 313 ± 7 K, where the reference MD has 296 ± 3 K by the
+# same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a reference
+# trajectory, `mode_temperatures` of any other (`python -m experiments.evaluate quartz --rollout DIR
+# --modes`, in a clone of the repository with reference runs). The slowest vibrations, below
+# 60 cm⁻¹, run at 236 K, those above 1,080 cm⁻¹ at 327 K. A model of the same one-step errors had some at
+# 180 and others at 440 K before `python -m experiments.balance` led what a stride adds to each to
+# 0. Look at such a cut before you trust a dynamical property.
 #
 # ## What changes on a GPU or TPU
 #
