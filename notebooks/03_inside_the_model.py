@@ -314,13 +314,13 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The elements are right, and the bonds are at 313 ± 7 K, where the reference MD has 296 ± 3 K by the
-# same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a reference
+# The elements are right, and the bonds are at 313 ± 7 K, where the reference MD has 296 ± 3 K by
+# the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a reference
 # trajectory, `mode_temperatures` of any other (`python -m experiments.evaluate quartz --rollout DIR
 # --modes`, in a clone of the repository with reference runs). The slowest vibrations, below
-# 60 cm⁻¹, run at 236 K, those above 1,080 cm⁻¹ at 327 K. A model of the same one-step errors had some at
-# 180 and others at 440 K before `python -m experiments.balance` led what a stride adds to each to
-# 0. Look at such a cut before you trust a dynamical property.
+# 60 cm⁻¹, run at 236 K, those above 1,080 cm⁻¹ at 327 K. A model of the same one-step errors had
+# some at 180 and others at 440 K before `python -m experiments.balance` led what a stride adds to
+# each to 0. Look at such a cut before you trust a dynamical property.
 #
 # ## What changes on a GPU or TPU
 #
