@@ -57,7 +57,7 @@ jax.config.update("jax_disable_most_optimizations", FAST)  # so little runs that
 # %%
 model = tj.restore(tj.pretrained("quartz"))
 if FAST:  # one block of weights drawn at random: a tenth of the work for the compiler
-    small = dataclasses.replace(model.settings, blocks=1, channels=4, lmax=1)
+    small = dataclasses.replace(model.settings, blocks=1, channels=4, substeps=0)
     forecaster = dataclasses.replace(model.forecaster, settings=small)
     model = TrainedForecast(jax.tree.map(lambda w: 0.1 * w, forecaster.init(0)), forecaster)
 start = tj.read(tj.pretrained("quartz") / "start.extxyz")
