@@ -22,6 +22,7 @@ import experiments
 from experiments.generate import ensure_reference
 from experiments.train import load_pairs, load_visited
 from trajcast_jax import checkpoint, io
+from trajcast_jax.balance import over_sizes
 from trajcast_jax.dataset import FramePairs, join
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import Graph
@@ -29,6 +30,7 @@ from trajcast_jax.modes import NormalModes, normal_modes
 from trajcast_jax.optimizer import optimizer
 from trajcast_jax.system import product
 from trajcast_jax.training import (
+    batch_errors,
     compiler_options,
     error_sums,
     follow,
@@ -114,11 +116,8 @@ class Motions:
 
     def __init__(self, forecaster: Forecaster, pairs: FramePairs):
         self.forecaster = forecaster
-        truth = jax.jit(lambda pairs: jax.lax.map(self._truth, pairs).mean(0))(pairs)
-        kinetic, squares = truth[0], truth[1]
-        sizes = jnp.stack([kinetic, squares, jnp.sqrt(kinetic * squares)])
-        self.inverse = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1.0), 0.0)
-        weights = jnp.tile(jnp.sqrt(kinetic), 3)
+        self.mean = jax.jit(lambda pairs: jax.lax.map(self._truth, pairs).mean(0))(pairs)
+        weights = jnp.tile(jnp.sqrt(self.mean[0]), len(self.mean))
         self.weights = weights / weights.sum()
 
     def _truth(self, pair: FramePairs):
@@ -129,7 +128,7 @@ class Motions:
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
         forecast, truth = motion_energies(self.forecaster, pair, edges, errors)
-        return ((forecast - truth) * self.inverse).ravel()
+        return over_sizes(forecast - truth, self.mean).ravel()
 
 
 def chunk_of_updates(
@@ -144,9 +143,7 @@ def chunk_of_updates(
     rule, keep = optimizer(settings), float(np.exp(-1 / arguments.memory))
 
     def loss(params, batch, force):
-        edges = jax.vmap(lambda pair: pair.edges(forecaster.settings.cutoff))(batch)
-        d, v = forecaster.batch_changes(params, batch.system, edges)
-        errors = d - batch.displacements, v - batch.velocities
+        edges, errors = batch_errors(forecaster, params, batch)
         one_step = jax.vmap(lambda pair, e: pair_loss(forecaster, settings, pair, e))(batch, errors)
         found = jax.vmap(gains)(batch, edges, errors).mean(0)
         # Its slope is that of the square of the mean; that of a batch's own would be its scatter.

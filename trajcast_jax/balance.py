@@ -59,10 +59,10 @@ def motion_sums(
     return jnp.stack(rows)
 
 
-def imbalance(
-    forecast: Float[Array, "product group"], truth: Float[Array, "product group"], n_species: int
-) -> Float[Array, ""]:
-    """Mean square of the relative error of `motion_sums`, groups weighted by their energies.
+def over_sizes(
+    errors: Float[Array, "product group"], truth: Float[Array, "product group"]
+) -> Float[Array, "product group"]:
+    """Errors of `motion_sums` over the sizes of what they are errors of; 0 in empty groups.
 
     The products are v'·v', d·d and d·v, in this order: of a harmonic motion they give the
     kinetic and the potential energy after the stride.
@@ -70,10 +70,17 @@ def imbalance(
     squares = jnp.maximum(truth[:2], 0.0)
     # d·v changes sign with the phase of a motion; what it is measured by does not.
     sizes = jnp.stack([squares[0], squares[1], jnp.sqrt(squares[0] * squares[1])])
-    relative = jnp.where(sizes > 0, (forecast - truth) / jnp.where(sizes > 0, sizes, 1.0), 0.0)
+    return jnp.where(sizes > 0, errors / jnp.where(sizes > 0, sizes, 1.0), 0.0)
+
+
+def imbalance(
+    forecast: Float[Array, "product group"], truth: Float[Array, "product group"], n_species: int
+) -> Float[Array, ""]:
+    """Mean square of the relative error of `motion_sums`, groups weighted by their energies."""
+    relative = over_sizes(forecast - truth, truth)
+    energies = jnp.maximum(truth[0], 0.0)
     single = jnp.arange(truth.shape[1]) < n_species
     weights = sum(
-        part * squares[0] / jnp.maximum(jnp.sum(part * squares[0]), 1e-30)
-        for part in (single, ~single)
+        part * energies / jnp.maximum(jnp.sum(part * energies), 1e-30) for part in (single, ~single)
     )
-    return jnp.sum(weights * relative**2) / (2 * len(sizes))
+    return jnp.sum(weights * relative**2) / (2 * len(relative))

@@ -74,13 +74,20 @@ def pair_loss(
     )
 
 
+def batch_errors(
+    forecaster: Forecaster, params: Params, batch: FramePairs
+) -> tuple[Graph, tuple[Float[Array, "pair atom 3"], Float[Array, "pair atom 3"]]]:
+    """Graphs of a batch, and the errors of its displacements and velocities, in one pass."""
+    edges = jax.vmap(lambda pair: pair.edges(forecaster.settings.cutoff))(batch)
+    displacements, velocities = forecaster.batch_changes(params, batch.system, edges)
+    return edges, (displacements - batch.displacements, velocities - batch.velocities)
+
+
 def batch_loss(
     forecaster: Forecaster, settings: TrainingSettings, params: Params, batch: FramePairs
 ) -> Float[Array, ""]:
     """Mean of `pair_loss`; plus `energy_balance` times the batch's `imbalance`."""
-    edges = jax.vmap(lambda pair: pair.edges(forecaster.settings.cutoff))(batch)
-    displacements, velocities = forecaster.batch_changes(params, batch.system, edges)
-    errors = displacements - batch.displacements, velocities - batch.velocities
+    edges, errors = batch_errors(forecaster, params, batch)
     losses = jax.vmap(partial(pair_loss, forecaster, settings))(batch, errors)
     if not settings.energy_balance:
         return losses.mean()
