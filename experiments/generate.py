@@ -59,7 +59,7 @@ def simulate(settings: ReferenceSettings, out: Path, seed: int) -> None:
             done, stage = (before + frames) * to_ps, plan[index]
             if not bar.n:  # what an earlier process has done tells nothing about the speed
                 bar.initial = bar.n = done
-            bar.set_description(stage.kind if stage.run < 0 else f"run {stage.run}, {stage.kind}")
+            bar.set_description(stage.kind if stage.run < 0 else f"{stage.kind} {stage.run}")
             bar.update(done - bar.n)
 
 
@@ -89,6 +89,7 @@ def main(
     out: Path | None = None,
     sources: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")] = (),
     time_step: float | None = None,
+    set: tuple[str, ...] = (),
 ) -> None:
     """Makes reference trajectories by molecular dynamics, or from trajectories that exist.
 
@@ -99,8 +100,9 @@ def main(
       out: folder of the runs; by default runs/reference/<name>.
       sources: trajectories with velocities that ASE reads, to take in place of a simulation.
       time_step: fs between the frames of those, where the files do not tell.
+      set: settings that differ from the file: reference.ensemble=csvr reference.nve_time=1e6.
     """
-    loaded = experiments.load(experiment)
+    loaded = experiments.load(experiment, set)
     settings = loaded.reference
     if runs is not None:
         settings = dataclasses.replace(settings, runs=runs)

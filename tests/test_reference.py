@@ -10,7 +10,7 @@ from ase.calculators.lj import LennardJones
 
 import experiments
 from experiments import generate
-from trajcast_jax import io, reference
+from trajcast_jax import io, observables, reference
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.reference import checks, lammps_engine, protocol
 from trajcast_jax.system import make_system
@@ -209,7 +209,24 @@ def test_bad_commands_are_named(tmp_path):
         simulate(dataclasses.replace(ARGON, commands="pair_style lj/cutt 5"), tmp_path)
 
 
+@needs_lammps
+def test_runs_of_the_canonical_ensemble_exchange_energy_with_a_bath(argon, tmp_path):
+    bath = dataclasses.replace(ARGON, ensemble="csvr", runs=1)
+    path = reference.run_path(simulate(bath, tmp_path), 0)
+    isolated, exchanging = (total_energy(p).std() for p in (argon / "run_000.h5", path))
+    assert exchanging > 20 * isolated
+    checks = {check.name: check for check in reference.check_run(path, bath)}
+    assert checks["energy drift"].passed is None
+    assert [check.name for check in checks.values() if check.passed is False] == []
+    canonical = observables.canonical_temperature_deviation(20.0, 3 * 32 - 3)
+    assert checks["temperature deviation"].value == pytest.approx(canonical, rel=0.3)
+    with pytest.raises(ValueError, match="ensemble = 'csvr', but ensemble = 'nve' is asked"):
+        simulate(ARGON, tmp_path)
+
+
 def test_bad_settings_are_named(tmp_path):
+    with pytest.raises(ValueError, match="reference.ensemble is 'nvt', but runs are 'nve' or"):
+        simulate(dataclasses.replace(ARGON, ensemble="nvt"), tmp_path)
     with pytest.raises(ValueError, match=r"save_every = 10 fs is no whole number"):
         simulate(dataclasses.replace(ARGON, time_step=3.0), tmp_path)
     with pytest.raises(ValueError, match="lammps_units is 'lj'; known are metal, real"):
@@ -222,12 +239,12 @@ def test_stages_are_those_of_the_protocol():
         ("npt", -1, 400),
         ("nvt", -1, 400),
         ("gap", 0, 50),
-        ("nve", 0, 500),
+        ("run", 0, 500),
         ("gap", 1, 50),
-        ("nve", 1, 500),
+        ("run", 1, 500),
     ]
     without = dataclasses.replace(ARGON, npt_time=0.0, gap_time=0.0, runs=1)
-    assert [s.kind for s in reference.stages(without)] == ["nvt", "nve"]
+    assert [s.kind for s in reference.stages(without)] == ["nvt", "run"]
 
 
 # What the checks notice

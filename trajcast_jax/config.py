@@ -42,9 +42,11 @@ class ReferenceSettings:
     time_constant: float = 100.0  # fs, CSVR and barostat (×10) during equilibration
     npt_time: float = 10_000.0  # fs; 0 for none
     nvt_time: float = 50_000.0  # fs
-    nve_time: float = 100_000.0  # fs of every production run
+    nve_time: float = 100_000.0  # fs of every production run, of either ensemble
     gap_time: float = 5_000.0  # fs of NVT between the starts of production runs
     runs: int = 6
+    ensemble: str = "nve"
+    """Of production runs: "nve", or "csvr" as forecasts have it, to hold those against."""
     expected: dict = dataclasses.field(default_factory=dict)
     """What the checks of a run shall find: name of the check = [value, largest difference]."""
 

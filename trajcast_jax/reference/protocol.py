@@ -2,8 +2,8 @@
 
 Constant pressure fixes the cell, constant temperature (CSVR: Bussi, Donadio, Parrinello,
 J. Chem. Phys. 126, 014101 (2007), doi:10.1063/1.2408420) the mean energy; the stored runs
-are at constant energy, each from a state of that mean energy. One long simulation passes
-through all of this. Its state is saved with every chunk of frames, so it can be
+are at constant energy, each from a state of that mean energy, or else canonical. One long
+simulation passes through all of this. Its state is saved with every chunk of frames, so it can be
 interrupted anywhere.
 """
 
@@ -40,7 +40,7 @@ class Stage(NamedTuple):
     """One part of the simulation."""
 
     kind: str
-    """"npt", "nvt", "gap" (between runs) or "nve"."""
+    """"npt", "nvt", "gap" (between runs) or "run"."""
     run: int
     """Number of the run; −1 before the first."""
     n_frames: int
@@ -63,10 +63,10 @@ def stages(settings: ReferenceSettings) -> list[Stage]:
         "npt": settings.npt_time,
         "nvt": settings.nvt_time,
         "gap": settings.gap_time,
-        "nve": settings.nve_time,
+        "run": settings.nve_time,
     }
     plan = [("npt", -1), ("nvt", -1)]
-    plan += [(kind, run) for run in range(settings.runs) for kind in ("gap", "nve")]
+    plan += [(kind, run) for run in range(settings.runs) for kind in ("gap", "run")]
     found = [Stage(k, r, frames_of(times[k], settings.save_every)) for k, r in plan]
     return [stage for stage in found if stage.n_frames > 0]
 
@@ -90,6 +90,10 @@ def reference_md(
         raise ValueError(
             f"save_every = {settings.save_every:g} fs is no whole number of time steps of "
             f"{settings.time_step:g} fs; make it a multiple."
+        )
+    if settings.ensemble not in ("nve", "csvr"):
+        raise ValueError(
+            f"reference.ensemble is '{settings.ensemble}', but runs are 'nve' or 'csvr'."
         )
     plan, made_with = stages(settings), fingerprint(settings, seed)
     with locked(out):
@@ -130,7 +134,7 @@ def _require_runs(plan: list[Stage], progress: Progress, out: Path) -> None:
     for index, stage in enumerate(plan[: progress.stage + 1]):
         begun = index < progress.stage or progress.frames > 0
         path = run_path(out, stage.run)
-        if stage.kind == "nve" and begun and not path.exists():
+        if stage.kind == "run" and begun and not path.exists():
             raise FileNotFoundError(
                 f"{path} was made but is gone; bring it back, or remove the folder to start anew."
             )
@@ -142,7 +146,7 @@ def _enter(sim: Simulation, stage: Stage, progress: Progress) -> None:
     draw = _seed(sim.seed, progress.stage, progress.frames)
     if stage.kind == "npt":
         engine.constant_pressure(_seed(0, progress.frames))
-    elif stage.kind == "nve":
+    elif stage.kind == "run" and sim.settings.ensemble == "nve":
         if begins:
             engine.constant_temperature(draw)
             _to_mean_energy(sim, progress)
@@ -235,7 +239,7 @@ _ADVANCE = {
     "npt": _sample_cell,
     "nvt": _sample_energy,
     "gap": _equilibrate,
-    "nve": _record,
+    "run": _record,
 }
 
 
