@@ -120,12 +120,12 @@ class MetricsLog:
                     self.writer.scalar(name, value, metrics.update)
             self.writer.flush()
 
-    def curve(self, batch_size: int) -> dict[str, np.ndarray]:
-        """What `plots.plot_learning` shows: the rows with a validation, by column."""
-        with open(self.path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["velocity_error"]]
-        curve = {name: np.array([float(row[name]) for row in rows]) for name in Metrics._fields}
-        return curve | {"frames": curve["update"] * batch_size}
+
+def read_curve(path: Path) -> dict[str, np.ndarray]:
+    """The rows of a metrics.csv that have a validation, by column."""
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["velocity_error"]]
+    return {name: np.array([float(row[name]) for row in rows]) for name in Metrics._fields}
 
 
 def _tensorboard(out: Path):
@@ -186,7 +186,8 @@ def train(
                 saved = metrics.update
     # The averaged weights at the very end, which need not be the best ones.
     checkpoint.save(out / "ema", forecaster, state.ema_params, {"experiment": experiment_json})
-    curve = log.curve(settings.batch_size)
+    curve = read_curve(log.path)
+    curve["frames"] = curve["update"] * settings.batch_size
     plots.save(
         out / "curve.png",
         lambda: plots.plot_learning(curve, experiment.evaluation.published_errors),

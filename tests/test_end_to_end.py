@@ -9,7 +9,7 @@ import pytest
 from test_reference import needs_lammps
 
 import experiments
-from experiments import evaluate, generate, rollout, train, visit
+from experiments import evaluate, generate, learning, rollout, train, visit
 from trajcast_jax import checkpoint, io
 from trajcast_jax.reference import LammpsEngine
 
@@ -54,6 +54,29 @@ def test_one_step_errors_beat_straight_lines(argon):
     for field in ("displacements", "velocities"):
         # d = v Δt and v' = v, which is what no network at all would say.
         assert errors[field]["relative_percent"] < 0.4 * errors[field]["persistence_percent"]
+
+
+@needs_lammps
+def test_learning_curves_are_measured_kept_and_drawn(argon, monkeypatch):
+    arguments = learning.Arguments(
+        "argon.toml", pairs=(4, 300), set=("training.validate_every=50", "training.updates=100")
+    )
+    learning.main(arguments)
+    few, many = json.loads(Path("runs/argon/learning/learning.json").read_text())
+    assert (few["pairs"], many["pairs"]) == (4, 300)
+    assert (few["updates"], many["updates"]) == (100, 100)
+    assert 0.0 < many["velocities_error"] < 0.1 * many["velocities"] < 4.0
+    assert few["velocities"] != many["velocities"]
+
+    monkeypatch.setattr(learning, "train", None)  # what is trained is not trained again
+    learning.main(arguments)
+    with pytest.raises(FileNotFoundError, match="There is no learning curve in stored"):
+        learning.draw(Path("stored"))
+    Path("stored").mkdir()
+    shutil.copy("runs/argon/learning/000300/metrics.csv", "stored/quartz_train.csv")
+    shutil.copy("runs/argon/learning/learning.json", "stored/quartz_learning.json")
+    learning.main(learning.Arguments(out=Path("stored")))
+    assert Path("stored/learning.png").stat().st_size > 10_000
 
 
 @needs_lammps

@@ -225,7 +225,7 @@ def test_runs_of_the_canonical_ensemble_exchange_energy_with_a_bath(argon, tmp_p
 
 
 def test_bad_settings_are_named(tmp_path):
-    with pytest.raises(ValueError, match="reference.ensemble is 'nvt', but runs are 'nve' or"):
+    with pytest.raises(ValueError, match="ensemble is 'nvt', but runs are 'nve' or"):
         simulate(dataclasses.replace(ARGON, ensemble="nvt"), tmp_path)
     with pytest.raises(ValueError, match=r"save_every = 10 fs is no whole number"):
         simulate(dataclasses.replace(ARGON, time_step=3.0), tmp_path)

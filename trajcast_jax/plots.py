@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 FORECAST, REFERENCE, STORED, LIMIT = "#1f5fbf", "#c9ced6", "#8a93a0", "#c8501e"
 STYLE = {
@@ -67,24 +68,28 @@ def plot_learning(curve: dict[str, np.ndarray], published: tuple[float, ...] = (
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    errors = {"displacement": FORECAST, "velocity": LIMIT}
-    for axes, (x, label) in zip(
-        panels,
-        [(curve["seconds"] / 60, "minutes of training"), (curve["frames"], "frames seen")],
-        strict=True,
-    ):
-        for k, (what, color) in enumerate(errors.items()):
-            axes.plot(x, curve[f"{what}_error"], color=color, label=what)
-            if published:
-                axes.axhline(published[k], color=color, linestyle=":", label=f"{what}, published")
-        axes.set(xscale="log", yscale="log", xlabel=label)
-        axes.xaxis.set_major_formatter("{x:,g}")
-        axes.xaxis.set_minor_formatter("")
-        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            which("{x:g}")
-    panels[0].set(ylabel="relative error of one step / %", title="validation")
+    errors = curve["displacement_error"], curve["velocity_error"]
+    learning_panel(panels[0], curve["seconds"] / 60, errors, published)
+    learning_panel(panels[1], curve["frames"], errors, published)
+    panels[0].set(xlabel="minutes of training", title="validation")
+    panels[0].set(ylabel="relative error of one step / %")
+    panels[1].set(xlabel="frames seen")
     panels[1].legend()
     return figure
+
+
+def learning_panel(axes, x, errors, published: tuple[float, ...] = (), **style) -> None:
+    """Errors of displacement and velocity (%) over `x`, and those that are published as lines."""
+    for k, (what, color) in enumerate({"displacement": FORECAST, "velocity": LIMIT}.items()):
+        axes.plot(x, errors[k], color=color, label=what, **style)
+        if published:
+            axes.axhline(published[k], color=color, linestyle=":", label=f"{what}, published")
+    axes.set(xscale="log", yscale="log")
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which("{x:g}")
 
 
 def plot_temperature(report: dict, temperatures: np.ndarray) -> Figure:
