@@ -27,12 +27,14 @@ from trajcast_jax.system import System
 
 SEGMENT = 2
 """Frames of every piece in the file: a visited state, and where it truly leads."""
+LAST = 32
+"""Strides before a failure of which all states are taken: there a forecast goes wrong."""
 
 
 def visited_states(model, experiment: Experiment, starts: list[System], strides: int, every: int):
     """States along forecasts of `strides` strides from each start, one each `every` strides.
 
-    A forecast that fails gives the states before it does.
+    A forecast that fails gives those before it does, and of the last `LAST` strides all.
     """
     settings = experiment.rollout
     neighbors = neighbor_list(starts[0].cell, model.cutoff, settings.skin)
@@ -41,15 +43,18 @@ def visited_states(model, experiment: Experiment, starts: list[System], strides:
         model.forecast, neighbors, thermostat,
         time_step=model.time_step, max_temperature=3 * settings.temperature,
     )  # fmt: skip
-    run = jax.jit(rollout(sim.step, strides, every))
+    run = jax.jit(rollout(sim.step, strides))
     roomy = int(1.3 * neighbors.allocate(starts[0]).capacity)
     for k, start in enumerate(starts):
         state = sim.grow(sim.init(jax.random.key(settings.seed + k), start), roomy)
         state, frames = run(state)
         if bool(state.neighbors.overflow):
             continue
-        good = strides if int(state.failure.kind) == FINE else int(state.failure.step) - 1
-        for frame in range(good // every):
+        failed = int(state.failure.kind) != FINE
+        good = int(state.failure.step) - 1 if failed else strides
+        taken = set(range(every - 1, good, every))
+        taken |= set(range(max(0, good - LAST), good)) if failed else set()
+        for frame in sorted(taken):
             yield np.asarray(frames.positions[frame]), np.asarray(frames.velocities[frame])
 
 

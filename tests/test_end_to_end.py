@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_reference import needs_lammps
 import experiments
 from experiments import evaluate, generate, learning, rollout, train, visit
 from trajcast_jax import checkpoint, io
+from trajcast_jax.mechanics import degrees_of_freedom, temperature
 from trajcast_jax.reference import LammpsEngine
 
 TOML = Path(__file__).parent / "argon.toml"
@@ -77,6 +79,20 @@ def test_learning_curves_are_measured_kept_and_drawn(argon, monkeypatch):
     shutil.copy("runs/argon/learning/learning.json", "stored/quartz_learning.json")
     learning.main(learning.Arguments(out=Path("stored")))
     assert Path("stored/learning.png").stat().st_size > 10_000
+
+
+def test_visits_take_every_state_before_a_failure(quartz):
+    """Forecasts that heat up threefold within four strides, of which every third is asked for."""
+    kelvin = float(temperature(quartz, degrees_of_freedom(quartz)))
+    changes = f"rollout.temperature={kelvin}", "rollout.time_constant=1e9"
+    experiment, start = experiments.load(TOML, changes), quartz
+    model = SimpleNamespace(
+        forecast=lambda system, _: system.replace(velocities=1.2 * system.velocities),
+        cutoff=4.0, time_step=1.0,
+    )  # fmt: skip
+    states = list(visit.visited_states(model, experiment, [start], strides=30, every=3))
+    speeds = [np.abs(velocities).max() / np.abs(start.velocities).max() for _, velocities in states]
+    np.testing.assert_allclose(speeds, [1.2, 1.2**2, 1.2**3], rtol=1e-5)
 
 
 @needs_lammps

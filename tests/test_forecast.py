@@ -268,6 +268,16 @@ def test_model_needs_no_units():
     assert 0.01 < float(raw.std()) < 10
 
 
+def speed_features(fc, params, system, velocities):
+    """What the network makes of speeds."""
+    listed = neighbor_list(system.cell, fc.settings.cutoff, 0.0).allocate(system)
+    _, seen = fc.model.apply(
+        params, graph(system, listed, fc.settings.cutoff), velocities,
+        fc.species_index(system.species), capture_intermediates=True, mutable="intermediates",
+    )  # fmt: skip
+    return seen["intermediates"]["speed_mixing"]["__call__"][0]
+
+
 def test_relative_speeds_show_a_heavy_atom_as_fast_as_a_light_one(x64):
     """An atom of a species half as fast has the speed features of one that is twice as fast."""
     plain = forecaster()
@@ -275,18 +285,29 @@ def test_relative_speeds_show_a_heavy_atom_as_fast_as_a_light_one(x64):
     settings = dataclasses.replace(plain.settings, relative_speeds=True)
     relative = dataclasses.replace(plain, settings=settings, statistics=statistics)
     params, system = weights(plain), as_system(quartz_atoms((3, 1, 1)))
-    edges = graph(
-        system, neighbor_list(system.cell, 3.5, 0.0).allocate(system), plain.settings.cutoff
-    )
-    species = plain.species_index(system.species)
+    slow = plain.species_index(system.species)[:, None] == 1
+    stretched = jnp.where(slow, 2.0, 1.0) * system.velocities
+    found = speed_features(relative, params, system, system.velocities)
+    expected = speed_features(plain, params, system, stretched)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    assert abs(found - speed_features(plain, params, system, system.velocities)).max() > 0.1
 
-    def features(fc, velocities):
-        _, seen = fc.model.apply(
-            params, edges, velocities, species, capture_intermediates=True, mutable="intermediates"
-        )
-        return seen["intermediates"]["speed_mixing"]["__call__"][0]
 
-    stretched = jnp.where(species[:, None] == 1, 2.0, 1.0) * system.velocities
-    found = features(relative, system.velocities)
-    np.testing.assert_allclose(found, features(plain, stretched), atol=1e-14)
-    assert abs(found - features(plain, system.velocities)).max() > 0.1
+@pytest.mark.parametrize("relative", [False, True])
+def test_atoms_beyond_the_speed_limit_are_read_as_that_fast(x64, relative):
+    plain = forecaster()
+    statistics = dataclasses.replace(plain.statistics, velocity_rms=(0.004, 0.002))
+    sizes = dataclasses.replace(plain.settings, max_speed=0.03, relative_speeds=relative)
+    free = dataclasses.replace(plain, settings=sizes, statistics=statistics)
+    held = dataclasses.replace(free, settings=dataclasses.replace(sizes, speed_limit=4.25))
+    params, system = weights(plain), as_system(quartz_atoms((3, 1, 1)))
+    sigma = np.asarray(statistics.velocity_rms)[plain.species_index(system.species), None]
+    along = system.velocities / np.linalg.norm(system.velocities, axis=-1, keepdims=True)
+
+    def features(fc, speed):
+        return speed_features(fc, params, system, speed * sigma * along)
+
+    np.testing.assert_allclose(features(held, 3.0), features(free, 3.0), atol=2e-3)
+    np.testing.assert_allclose(features(held, 5.5), features(free, 4.25), atol=2e-3)
+    np.testing.assert_allclose(features(held, 9.0), features(free, 4.25), atol=1e-6)
+    assert abs(features(free, 5.5) - features(free, 4.25)).max() > 0.1

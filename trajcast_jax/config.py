@@ -84,6 +84,10 @@ class ModelSettings:
     """Stretch the speeds of heavy species to those of the fastest before their basis. Else they
     fill its first functions only; what the others weigh is learned from rare fast atoms, at
     random, and makes forecasts explode."""
+    speed_limit: float = 0.0
+    """What faster atoms are read as, in RMS components of the species' velocities; 0 for none.
+    Weights of what only a few atoms of the training set ever reached are what chance made them,
+    and forecasts that run longer get there."""
     edge_mlp: tuple[int, ...] = (64, 64, 64)
     velocity_mlp: tuple[int, ...] = (64, 64, 64)
     edge_rank: int = 0

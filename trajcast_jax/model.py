@@ -8,6 +8,7 @@ a vector) is not built.
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -33,6 +34,9 @@ from trajcast_jax.layers import (
 from trajcast_jax.layers.linear import normal
 from trajcast_jax.layers.radial import safe_norm
 from trajcast_jax.substeps import Substeps
+
+LEVELLING = 0.15
+"""Within how many RMS components of the `speed_limit` speeds begin to level off."""
 
 
 def feature_irreps(channels: int, lmax: int, parity: str) -> e3nn.Irreps:
@@ -179,11 +183,7 @@ class TrajCast(nn.Module):
         edge_basis = jnp.where(graph.mask[..., None], edge_basis, 0.0)
         edge_harmonics = directions(graph.vectors, s.lmax)
         one_hot = jnp.eye(n_species, dtype=dtype)[species]
-        speeds = safe_norm(velocities)
-        if s.relative_speeds:
-            rms = np.asarray(self.statistics.velocity_rms)
-            speeds = speeds * jnp.asarray(rms.max() / rms, dtype)[species]
-        speeds = speed_basis(speeds, s.n_speed, s.max_speed)
+        speeds = speed_basis(self._speeds(velocities, species), s.n_speed, s.max_speed)
         speed_features = SpeedMixing(n_species, name="speed_mixing")(speeds, one_hot)
         speed_harmonics = directions(velocities, s.lmax)
         # Kept only for a caller who asks for the intermediates.
@@ -214,6 +214,18 @@ class TrajCast(nn.Module):
         h = Linear(e3nn.Irreps(f"{max(s.channels // 4, 1)}x1o"), name="read_out_1")(h)
         outputs.append(Linear(e3nn.Irreps("2x1o"), name="read_out_2")(h).chunks[0])
         return sum(outputs)
+
+    def _speeds(self, velocities, species):
+        """Speeds as their basis reads them, Å/fs."""
+        s, rms = self.settings, np.asarray(self.statistics.velocity_rms)
+        speeds = safe_norm(velocities)
+        if s.speed_limit:
+            sigma = jnp.asarray(rms, speeds.dtype)[species]
+            below = s.speed_limit - speeds / sigma
+            speeds = sigma * (s.speed_limit - LEVELLING * jax.nn.softplus(below / LEVELLING))
+        if s.relative_speeds:
+            speeds = speeds * jnp.asarray(rms.max() / rms, speeds.dtype)[species]
+        return speeds
 
     def _substeps(self, graph, h, edge_basis, velocities, species):
         """What `Substeps` say, normalised as the output is."""
