@@ -23,11 +23,13 @@ from experiments.generate import ensure_reference
 from experiments.train import load_pairs, load_visited
 from trajcast_jax import checkpoint, io
 from trajcast_jax.balance import over_sizes
+from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import FramePairs, join
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import Graph
-from trajcast_jax.modes import NormalModes, normal_modes
+from trajcast_jax.modes import InternalModes, NormalModes, internal_modes, normal_modes
 from trajcast_jax.optimizer import optimizer
+from trajcast_jax.reference.bonds import bonded_pairs
 from trajcast_jax.system import product
 from trajcast_jax.training import (
     batch_errors,
@@ -55,7 +57,8 @@ class Arguments:
     out: Path
     """Folder of the balanced model."""
     modes: bool = False
-    """Of normal modes: for crystals. By default of species and of neighbours, shell by shell."""
+    """Of normal modes too: of a crystal, or of the bends and stretches of a molecule. By default
+    of species and of neighbours, shell by shell, which a molecule has beside its modes."""
     reference: Path | None = None
     """Folder of the reference runs; by default runs/reference/<name>."""
     visited: tuple[Path, ...] = ()
@@ -131,9 +134,63 @@ class Motions:
         return over_sizes(forecast - truth, self.mean).ravel()
 
 
-def chunk_of_updates(
-    forecaster: Forecaster, settings, gains: Vibrations | Motions, arguments: Arguments
-):
+class BendsAndStretches:
+    """What a forecast's errors add to the energy of every mode of a molecule, in k_B T."""
+
+    def __init__(self, modes: InternalModes, kelvin: float):
+        omega = 2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
+        scale = (KINETIC_TO_EV / (BOLTZMANN * kelvin)) ** 0.5
+        as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+        self.first, self.second = modes.pairs.T
+        self.vectors, self.squares = as_array(scale * modes.vectors), as_array(omega**2)
+        self.centers = as_array(modes.centers)
+        self.weights = jnp.full(len(omega), 1 / len(omega), jnp.float32)
+
+    def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
+        """Of one pair, from the errors of its displacements and velocities."""
+
+        def lengths(positions):
+            return jnp.linalg.norm(positions[self.second] - positions[self.first], axis=-1)
+
+        after = pair.system.positions + pair.displacements
+        state = jax.jvp(lengths, (after,), (pair.velocities,))
+        forecast = jax.jvp(lengths, (after + errors[0],), (pair.velocities + errors[1],))
+        q, p = (product(x, self.vectors) for x in (state[0] - self.centers, state[1]))
+        dq, dp = (product(b - a, self.vectors) for a, b in zip(state, forecast, strict=True))
+        return 0.5 * (dp * (2 * p + dp) + self.squares * dq * (2 * q + dq))
+
+
+class Together:
+    """The gains of several sets of kinds, each set with the same weight."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+        self.weights = jnp.concatenate([part.weights for part in parts]) / len(parts)
+
+    def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
+        """Of one pair, from the errors of its displacements and velocities."""
+        return jnp.concatenate([part(pair, edges, errors) for part in self.parts])
+
+
+Kinds = Vibrations | Motions | BendsAndStretches | Together
+
+
+def gains_of(
+    arguments: Arguments, experiment: Experiment, forecaster: Forecaster, paths, train: FramePairs
+) -> Kinds:
+    """The kinds of motion that are balanced."""
+    motions = Motions(forecaster, jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train))
+    if not arguments.modes:
+        return motions
+    kelvin = experiment.reference.temperature
+    runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
+    if runs[0].cell is not None:
+        return Vibrations(normal_modes(runs), kelvin)
+    modes = internal_modes(runs, bonded_pairs(runs[0]))
+    return Together(BendsAndStretches(modes, kelvin), motions)
+
+
+def chunk_of_updates(forecaster: Forecaster, settings, gains: Kinds, arguments: Arguments):
     """A compiled function (carry, pairs) → carry, after `CHUNK` updates.
 
     It carries the state of training, the running averages of what kinds gain, and for each kind
@@ -177,11 +234,7 @@ def main(arguments: Arguments) -> None:
     model = checkpoint.restore(arguments.resume)
     forecaster = model.forecaster
     train, validation = (load_pairs(experiment, paths, part) for part in ("train", "validation"))
-    if arguments.modes:
-        runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
-        gains = Vibrations(normal_modes(runs), experiment.reference.temperature)
-    else:
-        gains = Motions(forecaster, jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train))
+    gains = gains_of(arguments, experiment, forecaster, paths, train)
     train = join([train, *load_visited(experiment, arguments.visited)])
     train, validation = jax.device_put((train, validation))
     state = init_state(forecaster, settings, model.params)

@@ -9,10 +9,18 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 
 import experiments
-from experiments.balance import Arguments, Motions, Vibrations, chunk_of_updates, kinds
+from experiments.balance import (
+    Arguments,
+    BendsAndStretches,
+    Motions,
+    Together,
+    Vibrations,
+    chunk_of_updates,
+    kinds,
+)
 from trajcast_jax.dataset import FramePairs, frame_pairs
 from trajcast_jax.forecast import Forecaster
-from trajcast_jax.modes import NormalModes
+from trajcast_jax.modes import InternalModes, NormalModes
 from trajcast_jax.system import make_system
 from trajcast_jax.training import init_state
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
@@ -51,6 +59,38 @@ def test_gains_are_what_the_harmonic_energies_differ_by():
     added = energies(r + d + dd, v + dv) - energies(r + d, v)
     expected = [added[group].mean() for group in kinds(9)]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_gains_of_a_molecule_are_what_the_energies_of_its_modes_differ_by():
+    rng = np.random.default_rng(0)
+    sites = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+    r, d, dd = sites + 0.05 * rng.normal(size=(3, 3)), *0.02 * rng.normal(size=(2, 3, 3))
+    v, dv = 0.01 * rng.normal(size=(2, 3, 3))
+    pairs = np.array([[0, 1], [0, 2], [1, 2]])
+    centers = np.array([0.96, 0.96, 1.52])
+    modes = InternalModes(
+        np.array([1600.0, 3600.0, 3700.0]), pairs, rng.normal(size=(3, 3)), centers
+    )
+    nothing = jnp.zeros((3, 0), jnp.int32)
+    system = make_system(r, v, [8, 1, 1])
+    pair = FramePairs(system, jnp.asarray(d), jnp.asarray(v), nothing, nothing)
+    errors = jnp.asarray(dd), jnp.asarray(dv)
+
+    def energies(positions, velocities):
+        vectors = positions[pairs[:, 1]] - positions[pairs[:, 0]]
+        lengths = np.linalg.norm(vectors, axis=-1)
+        rates = np.sum(vectors * (velocities[pairs[:, 1]] - velocities[pairs[:, 0]]), -1) / lengths
+        omega = 2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
+        q, p = (lengths - centers) @ modes.vectors, rates @ modes.vectors
+        return 0.5 * (p**2 + (omega * q) ** 2) * KINETIC_TO_EV / (BOLTZMANN * 300.0)
+
+    expected = energies(r + d + dd, v + dv) - energies(r + d, v)
+    gains = BendsAndStretches(modes, 300.0)
+    found = gains(pair, None, errors)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
+    both = Together(gains, gains)
+    np.testing.assert_array_equal(both(pair, None, errors), np.tile(found, 2))
+    assert both.weights.sum() == pytest.approx(1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trajcast_jax.modes import mode_temperatures, normal_modes
+from trajcast_jax.modes import internal_modes, mode_temperatures, normal_modes
 from trajcast_jax.system import make_system
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
@@ -63,3 +63,36 @@ def test_a_hot_mode_is_seen_where_the_mean_temperature_is_right(solid):
     found = mode_temperatures(frames(kelvins), modes)
     np.testing.assert_allclose(found, kelvins, rtol=0.03)
     assert found.mean() == pytest.approx(300.0, rel=0.01)
+
+
+@pytest.mark.parametrize("shares", [np.ones(3), np.array([1.7, 1.0, 0.3])])
+def test_bends_and_stretches_are_found_in_a_molecule_that_tumbles(shares):
+    """Water of known force constants, cold enough to be harmonic, however energies are shared."""
+    rng, frames, masses = np.random.default_rng(2), 40_000, np.array([16.0, 1.0, 1.0])
+    sites = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+    slopes = np.zeros((3, 9))  # of the distances O–H, O–H, H–H
+    for row, (i, j) in enumerate([(0, 1), (0, 2), (1, 2)]):
+        unit = (sites[j] - sites[i]) / np.linalg.norm(sites[j] - sites[i])
+        slopes[row, 3 * j : 3 * j + 3], slopes[row, 3 * i : 3 * i + 3] = unit, -unit
+    weights = np.repeat(np.sqrt(masses), 3)
+    forces = np.diag([50.0, 50.0, 6.0]) / KINETIC_TO_EV  # eV/Å² to Da/fs²
+    hessian = slopes.T @ forces @ slopes / np.outer(weights, weights)
+    squares, vectors = (x[..., -3:] for x in np.linalg.eigh(hessian))
+    wavenumbers = np.sqrt(squares) / (2 * np.pi) * WAVENUMBER_PER_INVERSE_FEMTOSECOND
+
+    kelvins = 5.0 * shares
+    draw = rng.normal(size=(2, frames, 3)) * np.sqrt(BOLTZMANN / KINETIC_TO_EV * kelvins)
+    moved = (draw[0] / np.sqrt(squares)) @ vectors.T / weights
+    velocities = (draw[1] @ vectors.T / weights).reshape(frames, 3, 3)
+    positions = sites + moved.reshape(frames, 3, 3)
+    velocities += np.cross(0.02 * rng.normal(size=(frames, 1, 3)), positions)
+    turns = np.linalg.qr(rng.normal(size=(frames, 3, 3)))[0]
+    first = make_system(sites, np.zeros((3, 3)), [8, 1, 1], masses=masses)
+    run = first.replace(positions=positions @ turns + 7.0, velocities=velocities @ turns)
+
+    modes = internal_modes([run], np.array([[0, 1], [2, 0]]))
+    assert modes.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    np.testing.assert_allclose(modes.wavenumbers, wavenumbers, rtol=0.02)
+    rates = (slopes @ velocities.reshape(frames, 9).T).T @ modes.vectors
+    found = KINETIC_TO_EV / BOLTZMANN * (rates**2).mean(axis=0)
+    np.testing.assert_allclose(found, kelvins, rtol=0.05)

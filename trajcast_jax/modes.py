@@ -1,17 +1,21 @@
-"""Temperatures of normal modes: does a forecast of a crystal share out its energy as it should?
+"""Temperatures of normal modes: does a forecast share out its energy as it should?
 
 In a solid at equilibrium every vibration holds k_B T. A forecast that loses more in one mode than
 in another, stride by stride, runs with some modes hot and others cold at the right mean
-temperature, which no average over atoms shows.
+temperature, which no average over atoms shows. So are the bends and stretches of a molecule,
+which turns and twists: its modes are those of distances within it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
+
+STIFF = 1e-3
+"""Of Wilson's G: smaller eigenvalues, over the largest, are of combinations that hardly move."""
 
 
 class NormalModes(NamedTuple):
@@ -46,20 +50,100 @@ def normal_modes(trajectories: list[System]) -> NormalModes:
     # About one common mean: modes slower than a run would be cut otherwise.
     mean = positions.mean(axis=0)
     positions -= mean
-    variances, basis = np.linalg.eigh(positions.T @ positions / len(positions))
-    variances, basis = variances[3:], basis[:, 3:]
+    wavenumbers, vectors = _from_fluctuations(positions, velocities, free=3)
+    weights = np.sqrt(np.asarray(trajectories[0].masses, np.float64))[:, None]
+    return NormalModes(wavenumbers, vectors, mean.reshape(-1, 3) / weights)
+
+
+def _from_fluctuations(displacements, velocities, free: int = 0):
+    """Wavenumbers and vectors of modes, from (time, coordinate) of mass-weighted coordinates.
+
+    So many directions as are `free`, of the smallest displacements, are left out.
+    """
+    variances, basis = np.linalg.eigh(displacements.T @ displacements / len(displacements))
+    variances, basis = variances[free:], basis[:, free:]
     velocities = velocities @ basis
     dynamical = velocities.T @ velocities / len(velocities) / variances
     squares, vectors = np.linalg.eigh((dynamical + dynamical.T) / 2)
     wavenumbers = np.sqrt(np.maximum(squares, 0)) / (2 * np.pi) * WAVENUMBER_PER_INVERSE_FEMTOSECOND
-    weights = np.sqrt(np.asarray(trajectories[0].masses, np.float64))[:, None]
-    return NormalModes(wavenumbers, basis @ vectors, mean.reshape(-1, 3) / weights)
+    return wavenumbers, basis @ vectors
 
 
 def mode_temperatures(trajectory: System, modes: NormalModes) -> Float[np.ndarray, "mode"]:
     """Mean kinetic temperature (K) of every mode in a trajectory (with a time axis)."""
     _, velocities = _mass_weighted(trajectory)
     return KINETIC_TO_EV / BOLTZMANN * ((velocities @ modes.vectors) ** 2).mean(axis=0)
+
+
+class InternalModes(NamedTuple):
+    """Bends and stretches of a molecule, by rising wavenumber.
+
+    Attributes:
+      wavenumbers: (mode,) cm⁻¹.
+      pairs: (pair, 2) atoms, whose distances r are the coordinates.
+      vectors: (pair, mode), such that ½ ((dr/dt)·e)² is the kinetic energy of a mode.
+      centers: (pair,) Å, mean distances.
+    """
+
+    wavenumbers: Float[np.ndarray, "mode"]
+    pairs: Int[np.ndarray, "pair 2"]
+    vectors: Float[np.ndarray, "pair mode"]
+    centers: Float[np.ndarray, "pair"]
+
+
+def internal_modes(
+    trajectories: list[System], bonds: Int[np.ndarray, "bond 2"], frames: int = 20_000
+) -> InternalModes:
+    """Modes of the distances between atoms one or two bonds apart, in an isolated molecule.
+
+    However it turns, and however its parts turn about bonds, they are what bonds and angles are.
+    Wilson's G, the mean of B M⁻¹ Bᵀ with B the slopes of the distances (Wilson, Decius, Cross,
+    Molecular Vibrations, 1955, ch. 4), makes them mass-weighted; the rest is as in
+    `normal_modes`. Combinations that hardly move at given momenta, as those that close a ring or
+    keep it flat, are left out.
+
+    Args:
+      trajectories: with a time axis; of each about `frames` frames are used.
+      bonds: pairs of atoms.
+    """
+    pairs = _within_two_bonds(bonds)
+    masses = np.asarray(trajectories[0].masses, np.float64)
+    lengths, rates, inertia = [], [], []
+    for run in trajectories:
+        every = slice(None, None, max(1, len(run.positions) // frames))
+        positions, velocities = (
+            np.asarray(x[every], np.float64) for x in (run.positions, run.velocities)
+        )
+        vectors, relative = (x[:, pairs[:, 1]] - x[:, pairs[:, 0]] for x in (positions, velocities))
+        length = np.linalg.norm(vectors, axis=-1)
+        lengths.append(length)
+        rates.append(np.sum(vectors * relative, axis=-1) / length)
+        few = slice(None, None, max(1, len(length) // 100))
+        inertia.append(_wilson_g((vectors / length[..., None])[few], pairs, masses))
+    length, rate = np.concatenate(lengths), np.concatenate(rates)
+    sizes, basis = np.linalg.eigh(np.mean(inertia, axis=0))
+    moving = sizes > STIFF * sizes[-1]
+    basis = basis[:, moving] * sizes[moving] ** -0.5
+    mean = length.mean(axis=0)
+    wavenumbers, vectors = _from_fluctuations((length - mean) @ basis, rate @ basis)
+    return InternalModes(wavenumbers, pairs, basis @ vectors, mean)
+
+
+def _within_two_bonds(bonds: Int[np.ndarray, "bond 2"]) -> Int[np.ndarray, "pair 2"]:
+    """Pairs of atoms that are bonded to each other or to a common one, each once."""
+    bonded = np.zeros((bonds.max() + 1,) * 2, bool)
+    bonded[bonds[:, 0], bonds[:, 1]] = True
+    bonded |= bonded.T
+    return np.argwhere(np.triu(bonded | (bonded @ bonded), 1))
+
+
+def _wilson_g(units, pairs, masses) -> Float[np.ndarray, "pair pair"]:
+    """The mean of B M⁻¹ Bᵀ over frames, from unit vectors (time, pair, 3) along the pairs."""
+    ends = np.zeros((len(pairs), len(masses)))
+    rows = np.arange(len(pairs))
+    ends[rows, pairs[:, 0]], ends[rows, pairs[:, 1]] = -1.0, 1.0
+    shared = (ends / masses) @ ends.T
+    return shared * np.einsum("tax,tbx->ab", units, units) / len(units)
 
 
 def _mass_weighted(run: System) -> tuple[np.ndarray, np.ndarray]:
