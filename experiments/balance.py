@@ -179,13 +179,14 @@ def gains_of(
     arguments: Arguments, experiment: Experiment, forecaster: Forecaster, paths, train: FramePairs
 ) -> Kinds:
     """The kinds of motion that are balanced."""
-    motions = Motions(forecaster, jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train))
-    if not arguments.modes:
-        return motions
-    kelvin = experiment.reference.temperature
-    runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
-    if runs[0].cell is not None:
+    kelvin, runs = experiment.reference.temperature, []
+    if arguments.modes:
+        runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
+    if runs and runs[0].cell is not None:
         return Vibrations(normal_modes(runs), kelvin)
+    motions = Motions(forecaster, jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train))
+    if not runs:
+        return motions
     modes = internal_modes(runs, bonded_pairs(runs[0]))
     return Together(BendsAndStretches(modes, kelvin), motions)
 

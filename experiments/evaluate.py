@@ -19,9 +19,10 @@ from trajcast_jax.evaluation import (
     write_summary,
 )
 from trajcast_jax.io import atomic_write, read_observables, read_trajectory
-from trajcast_jax.modes import mode_temperatures, normal_modes
+from trajcast_jax.modes import internal_modes, mode_temperatures, normal_modes
 from trajcast_jax.observables import cut
 from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
+from trajcast_jax.reference.bonds import bonded_pairs
 from trajcast_jax.report import render_one_step
 from trajcast_jax.system import System
 
@@ -71,7 +72,10 @@ def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) ->
             f"by python -m experiments.generate {experiment.name}."
         )
     runs = [read_trajectory(path)[0] for path in paths]
-    modes = normal_modes(runs)
+    if runs[0].cell is None:
+        modes = internal_modes(runs, bonded_pairs(runs[0]))
+    else:
+        modes = normal_modes(runs)
     columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
     for run in forecasts:
         start = int(len(run.positions) * experiment.evaluation.equilibration)
@@ -140,7 +144,8 @@ def main(
         several, each gets a folder of its own and all a summary.
       out: directory of the report; by default runs/evaluate/<name>.
       save_reference: write the reference observables to this .npz file.
-      modes: write the temperature of every normal mode too (modes.csv); for crystals.
+      modes: write the temperature of every mode too (modes.csv): normal modes of a crystal, or
+        bends and stretches of a molecule.
       energies: so many frames of a rollout have their potential energy computed by the engine of
         the reference; that of runs at constant energy spreads less than a thermostatted one.
       seed: draws the test pairs.

@@ -69,12 +69,6 @@ def _from_fluctuations(displacements, velocities, free: int = 0):
     return wavenumbers, basis @ vectors
 
 
-def mode_temperatures(trajectory: System, modes: NormalModes) -> Float[np.ndarray, "mode"]:
-    """Mean kinetic temperature (K) of every mode in a trajectory (with a time axis)."""
-    _, velocities = _mass_weighted(trajectory)
-    return KINETIC_TO_EV / BOLTZMANN * ((velocities @ modes.vectors) ** 2).mean(axis=0)
-
-
 class InternalModes(NamedTuple):
     """Bends and stretches of a molecule, by rising wavenumber.
 
@@ -110,16 +104,10 @@ def internal_modes(
     masses = np.asarray(trajectories[0].masses, np.float64)
     lengths, rates, inertia = [], [], []
     for run in trajectories:
-        every = slice(None, None, max(1, len(run.positions) // frames))
-        positions, velocities = (
-            np.asarray(x[every], np.float64) for x in (run.positions, run.velocities)
-        )
-        vectors, relative = (x[:, pairs[:, 1]] - x[:, pairs[:, 0]] for x in (positions, velocities))
-        length = np.linalg.norm(vectors, axis=-1)
+        length, rate, units = _distances(run, pairs, max(1, len(run.positions) // frames))
         lengths.append(length)
-        rates.append(np.sum(vectors * relative, axis=-1) / length)
-        few = slice(None, None, max(1, len(length) // 100))
-        inertia.append(_wilson_g((vectors / length[..., None])[few], pairs, masses))
+        rates.append(rate)
+        inertia.append(_wilson_g(units[:: max(1, len(units) // 100)], pairs, masses))
     length, rate = np.concatenate(lengths), np.concatenate(rates)
     sizes, basis = np.linalg.eigh(np.mean(inertia, axis=0))
     moving = sizes > STIFF * sizes[-1]
@@ -137,6 +125,17 @@ def _within_two_bonds(bonds: Int[np.ndarray, "bond 2"]) -> Int[np.ndarray, "pair
     return np.argwhere(np.triu(bonded | (bonded @ bonded), 1))
 
 
+def _distances(run: System, pairs, every: int = 1):
+    """Distances, their rates (time, pair) and unit vectors, of each `every`-th frame."""
+    positions, velocities = (
+        np.asarray(x[::every], np.float64) for x in (run.positions, run.velocities)
+    )
+    vectors, relative = (x[:, pairs[:, 1]] - x[:, pairs[:, 0]] for x in (positions, velocities))
+    lengths = np.linalg.norm(vectors, axis=-1)
+    units = vectors / lengths[..., None]
+    return lengths, np.sum(units * relative, axis=-1), units
+
+
 def _wilson_g(units, pairs, masses) -> Float[np.ndarray, "pair pair"]:
     """The mean of B M⁻¹ Bᵀ over frames, from unit vectors (time, pair, 3) along the pairs."""
     ends = np.zeros((len(pairs), len(masses)))
@@ -144,6 +143,17 @@ def _wilson_g(units, pairs, masses) -> Float[np.ndarray, "pair pair"]:
     ends[rows, pairs[:, 0]], ends[rows, pairs[:, 1]] = -1.0, 1.0
     shared = (ends / masses) @ ends.T
     return shared * np.einsum("tax,tbx->ab", units, units) / len(units)
+
+
+def mode_temperatures(
+    trajectory: System, modes: NormalModes | InternalModes
+) -> Float[np.ndarray, "mode"]:
+    """Mean kinetic temperature (K) of every mode in a trajectory (with a time axis)."""
+    if isinstance(modes, InternalModes):
+        rates = _distances(trajectory, modes.pairs)[1]
+    else:
+        rates = _mass_weighted(trajectory)[1]
+    return KINETIC_TO_EV / BOLTZMANN * ((rates @ modes.vectors) ** 2).mean(axis=0)
 
 
 def _mass_weighted(run: System) -> tuple[np.ndarray, np.ndarray]:
