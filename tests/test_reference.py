@@ -224,6 +224,22 @@ def test_runs_of_the_canonical_ensemble_exchange_energy_with_a_bath(argon, tmp_p
         simulate(ARGON, tmp_path)
 
 
+@needs_lammps
+def test_velocities_are_drawn_anew_before_every_run_if_asked_for(tmp_path):
+    """Atoms that feel nothing keep their velocities through bath and gap, but for a factor."""
+    free = dataclasses.replace(
+        ARGON, commands="pair_style zero 5.2\npair_coeff * *", npt_time=0.0, nve_time=100.0, runs=2
+    )
+
+    def likeness(settings, out):
+        runs = [io.read_trajectory(p)[0] for p in reference.complete_runs(simulate(settings, out))]
+        first, second = (np.ravel(run.velocities[0]) for run in runs)
+        return first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+
+    assert likeness(free, tmp_path / "kept") == pytest.approx(1.0, abs=1e-4)
+    assert abs(likeness(dataclasses.replace(free, redraw=True), tmp_path / "drawn")) < 0.4
+
+
 def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ValueError, match="ensemble is 'nvt', but runs are 'nve' or"):
         simulate(dataclasses.replace(ARGON, ensemble="nvt"), tmp_path)

@@ -45,6 +45,9 @@ class ReferenceSettings:
     nve_time: float = 100_000.0  # fs of every production run, of either ensemble
     gap_time: float = 5_000.0  # fs of NVT between the starts of production runs
     runs: int = 6
+    redraw: bool = False
+    """Draw new velocities before the gap that leads to a run. A stiff vibration of a molecule keeps
+    its energy for longer than a run: else all runs have what it happens to have."""
     ensemble: str = "nve"
     """Of production runs: "nve", or "csvr" as forecasts have it, to hold those against."""
     expected: dict = dataclasses.field(default_factory=dict)

@@ -152,9 +152,9 @@ def _enter(sim: Simulation, stage: Stage, progress: Progress) -> None:
             _to_mean_energy(sim, progress)
         engine.constant_energy()
     else:
-        if begins and stage.kind == "nvt":
-            if progress.cell_samples:
-                engine.set_cell(np.array(progress.cell) / progress.cell_samples)
+        if begins and stage.kind == "nvt" and progress.cell_samples:
+            engine.set_cell(np.array(progress.cell) / progress.cell_samples)
+        if begins and (stage.kind == "nvt" or (stage.kind == "gap" and sim.settings.redraw)):
             engine.draw_velocities(draw)
         engine.constant_temperature(draw)
 
