@@ -96,9 +96,9 @@ def draw(folder: Path) -> Figure:
         rows = json.loads((folder / f"{name}_learning.json").read_text())
         x, *errors = np.array([[r["pairs"], *(r[f] for f in Step._fields)] for r in rows]).T
         plots.learning_panel(axes, x, errors, _published(name), marker="o")
-        axes.set(title=f"{name}, {rows[-1]['minutes']:.0f} minutes", xlabel="training pairs")
+        axes.set(title=f"{name}, {rows[-1]['updates']:,} updates", xlabel="training pairs")
     panels[0].set(ylabel="relative error of one step / %")
-    panels[-1].legend(fontsize="small")
+    panels[0].legend(fontsize="small")
     return figure
 
 
