@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 import experiments
+from experiments.evaluate import modes_of
 from experiments.generate import ensure_reference
 from experiments.train import load_pairs, load_visited
 from trajcast_jax import checkpoint, io
@@ -27,9 +28,8 @@ from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import FramePairs, join
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import Graph
-from trajcast_jax.modes import InternalModes, NormalModes, internal_modes, normal_modes
+from trajcast_jax.modes import InternalModes, NormalModes
 from trajcast_jax.optimizer import optimizer
-from trajcast_jax.reference.bonds import bonded_pairs
 from trajcast_jax.system import product
 from trajcast_jax.training import (
     batch_errors,
@@ -57,15 +57,16 @@ class Arguments:
     out: Path
     """Folder of the balanced model."""
     modes: bool = False
-    """Of normal modes too: of a crystal, or of the bends and stretches of a molecule. By default
-    of species and of neighbours, shell by shell, which a molecule has beside its modes."""
+    """Of normal modes: of a crystal, or of the bends and stretches of a molecule. By default of
+    species and of neighbours, shell by shell, which a molecule keeps beside its modes."""
     reference: Path | None = None
     """Folder of the reference runs; by default runs/reference/<name>."""
     visited: tuple[Path, ...] = ()
     """Files of `python -m experiments.visit`, whose pairs are added to those of the reference."""
     updates: int = 8_000
     weight: float = 2.0
-    """Of the balance, beside the one-step loss: 2 for quartz by modes, 10 for water."""
+    """Of the balance, beside the one-step loss: by modes 2 for quartz and 1 for a molecule, 10 for
+    water."""
     memory: float = 150.0
     """Updates, of the running averages: longer ones lag behind, and what follows them swings."""
     patience: float = 600.0
@@ -82,6 +83,16 @@ def kinds(n_modes: int, largest: int = 24) -> list[np.ndarray]:
     return [np.arange(a, b) for a, b in itertools.pairwise(cuts)]
 
 
+def squares_of(modes: NormalModes | InternalModes) -> np.ndarray:
+    """ω² of every mode, 1/fs²."""
+    return (2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND) ** 2
+
+
+def energy_added(q, p, dq, dp, squares):
+    """½(p + dp)² − ½p² and likewise ½ω²q², without the difference of large numbers."""
+    return 0.5 * (dp * (2 * p + dp) + squares * dq * (2 * q + dq))
+
+
 class Vibrations:
     """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode."""
 
@@ -90,9 +101,8 @@ class Vibrations:
         mean = np.zeros((len(modes.wavenumbers), len(groups)))
         for k, group in enumerate(groups):
             mean[group, k] = 1 / len(group)
-        omega = 2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
         as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
-        self.vectors, self.squares = as_array(modes.vectors), as_array(omega**2)
+        self.vectors, self.squares = as_array(modes.vectors), as_array(squares_of(modes))
         self.mean = as_array(mean * KINETIC_TO_EV / (BOLTZMANN * kelvin))
         self.centers = as_array(modes.centers)
         # Between that of a mean over kinds, which few slow modes are lost in, and over modes.
@@ -109,9 +119,7 @@ class Vibrations:
         after = pair.system.positions + pair.displacements
         q = amplitudes(after - product(masses, after) / masses.sum() - self.centers)
         p, dq, dp = (amplitudes(x) for x in (pair.velocities, *errors))
-        # ½(p + dp)² − ½p², without the difference of large numbers.
-        added = 0.5 * (dp * (2 * p + dp) + self.squares * dq * (2 * q + dq))
-        return product(added, self.mean)
+        return product(energy_added(q, p, dq, dp, self.squares), self.mean)
 
 
 class Motions:
@@ -138,13 +146,12 @@ class BendsAndStretches:
     """What a forecast's errors add to the energy of every mode of a molecule, in k_B T."""
 
     def __init__(self, modes: InternalModes, kelvin: float):
-        omega = 2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
         scale = (KINETIC_TO_EV / (BOLTZMANN * kelvin)) ** 0.5
         as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
         self.first, self.second = modes.pairs.T
-        self.vectors, self.squares = as_array(scale * modes.vectors), as_array(omega**2)
+        self.vectors, self.squares = as_array(scale * modes.vectors), as_array(squares_of(modes))
         self.centers = as_array(modes.centers)
-        self.weights = jnp.full(len(omega), 1 / len(omega), jnp.float32)
+        self.weights = jnp.full_like(self.squares, 1 / len(self.squares))
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
@@ -157,7 +164,7 @@ class BendsAndStretches:
         forecast = jax.jvp(lengths, (after + errors[0],), (pair.velocities + errors[1],))
         q, p = (product(x, self.vectors) for x in (state[0] - self.centers, state[1]))
         dq, dp = (product(b - a, self.vectors) for a, b in zip(state, forecast, strict=True))
-        return 0.5 * (dp * (2 * p + dp) + self.squares * dq * (2 * q + dq))
+        return energy_added(q, p, dq, dp, self.squares)
 
 
 class Together:
@@ -179,16 +186,14 @@ def gains_of(
     arguments: Arguments, experiment: Experiment, forecaster: Forecaster, paths, train: FramePairs
 ) -> Kinds:
     """The kinds of motion that are balanced."""
-    kelvin, runs = experiment.reference.temperature, []
-    if arguments.modes:
-        runs = [io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs]
-    if runs and runs[0].cell is not None:
-        return Vibrations(normal_modes(runs), kelvin)
-    motions = Motions(forecaster, jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train))
-    if not runs:
-        return motions
-    modes = internal_modes(runs, bonded_pairs(runs[0]))
-    return Together(BendsAndStretches(modes, kelvin), motions)
+    few = jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train)
+    if not arguments.modes:
+        return Motions(forecaster, few)
+    modes = modes_of([io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs])
+    kelvin = experiment.reference.temperature
+    if isinstance(modes, NormalModes):
+        return Vibrations(modes, kelvin)
+    return Together(BendsAndStretches(modes, kelvin), Motions(forecaster, few))
 
 
 def chunk_of_updates(forecaster: Forecaster, settings, gains: Kinds, arguments: Arguments):

@@ -19,7 +19,13 @@ from trajcast_jax.evaluation import (
     write_summary,
 )
 from trajcast_jax.io import atomic_write, read_observables, read_trajectory
-from trajcast_jax.modes import internal_modes, mode_temperatures, normal_modes
+from trajcast_jax.modes import (
+    InternalModes,
+    NormalModes,
+    internal_modes,
+    mode_temperatures,
+    normal_modes,
+)
 from trajcast_jax.observables import cut
 from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
 from trajcast_jax.reference.bonds import bonded_pairs
@@ -63,6 +69,13 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
     return measurement.load(path)
 
 
+def modes_of(runs: list[System]) -> NormalModes | InternalModes:
+    """The normal modes of a crystal, or the bends and stretches of a molecule."""
+    if runs[0].cell is None:
+        return internal_modes(runs, bonded_pairs(runs[0]))
+    return normal_modes(runs)
+
+
 def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) -> str:
     """Temperatures of the normal modes in the reference and in forecasts, a line a mode, as CSV."""
     paths = complete_runs(folder)
@@ -72,10 +85,7 @@ def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) ->
             f"by python -m experiments.generate {experiment.name}."
         )
     runs = [read_trajectory(path)[0] for path in paths]
-    if runs[0].cell is None:
-        modes = internal_modes(runs, bonded_pairs(runs[0]))
-    else:
-        modes = normal_modes(runs)
+    modes = modes_of(runs)
     columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
     for run in forecasts:
         start = int(len(run.positions) * experiment.evaluation.equilibration)

@@ -43,7 +43,7 @@ class Arguments:
     """Settings that differ from the file."""
 
 
-def errors_by_pairs(experiment: Experiment, arguments: Arguments, out: Path) -> list[dict]:
+def errors_by_pairs(experiment: Experiment, arguments: Arguments, out: Path) -> None:
     """Trains once for each number of pairs; a training that is there already is not repeated."""
     paths = ensure_reference(experiment, arguments.reference)
     test = load_pairs(experiment, paths, "test")
@@ -56,7 +56,7 @@ def errors_by_pairs(experiment: Experiment, arguments: Arguments, out: Path) -> 
                 dataclasses.replace(experiment, data=data),
                 own,
                 paths=paths,
-                seconds=None if arguments.minutes is None else 60 * arguments.minutes,
+                minutes=arguments.minutes,
             )
         errors = evaluate_one_step(checkpoint.restore(own / "ema"), test)
         curve = read_curve(own / "metrics.csv")
@@ -72,7 +72,6 @@ def errors_by_pairs(experiment: Experiment, arguments: Arguments, out: Path) -> 
         )
         rows.append(row)
         atomic_write(out / "learning.json", json.dumps(rows, indent=1).encode())
-    return rows
 
 
 def draw(folder: Path) -> Figure:

@@ -147,7 +147,7 @@ def train(
     init_from: Path | None = None,
     save_every: int = 500,
     tensorboard: bool = False,
-    seconds: float | None = None,
+    minutes: float | None = None,
     show: Callable = tqdm,
 ) -> None:
     """Trains to the end, writing `best/` and `last/` checkpoints and metrics.csv into `out`.
@@ -164,6 +164,7 @@ def train(
     print(f"{n_weights:,} weights, {len(pairs['train']):,} training pairs, {out}")
     log = MetricsLog(out, int(begun.update), tensorboard)
     experiment_json = json.loads(json.dumps(dataclasses.asdict(experiment)))
+    seconds = None if minutes is None else 60 * minutes
     saved = int(begun.update)
     best = float(begun.best_error)
     with show(total=settings.updates, initial=saved, unit="update") as bar:
@@ -227,7 +228,7 @@ def main(arguments: Arguments) -> None:
         visited=arguments.visited,
         init_from=arguments.resume,
         tensorboard=arguments.tensorboard,
-        seconds=None if arguments.minutes is None else 60 * arguments.minutes,
+        minutes=arguments.minutes,
     )
 
 

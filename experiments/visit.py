@@ -36,6 +36,11 @@ def visited_states(model, experiment: Experiment, starts: list[System], strides:
 
     A forecast that fails gives those before it does, and of the last `LAST` strides all.
     """
+    if every < 1 or strides % every:
+        raise ValueError(
+            f"Of {strides} strides each {every}-th state cannot be taken; give a number of strides "
+            "that is a multiple of `every`."
+        )
     settings = experiment.rollout
     neighbors = neighbor_list(starts[0].cell, model.cutoff, settings.skin)
     thermostat = csvr(settings.temperature, settings.time_constant)
@@ -52,10 +57,9 @@ def visited_states(model, experiment: Experiment, starts: list[System], strides:
             continue
         failed = int(state.failure.kind) != FINE
         good = int(state.failure.step) - 1 if failed else strides
-        taken = set(range(every - 1, good, every))
-        taken |= set(range(max(0, good - LAST), good)) if failed else set()
-        for frame in sorted(taken):
-            yield np.asarray(frames.positions[frame]), np.asarray(frames.velocities[frame])
+        for frame in range(good):
+            if (frame + 1) % every == 0 or (failed and frame >= good - LAST):
+                yield np.asarray(frames.positions[frame]), np.asarray(frames.velocities[frame])
 
 
 def labelled(reference: ReferenceSettings, start: System, states, steps: int):

@@ -1,7 +1,7 @@
 """Reference molecular dynamics: LAMMPS, any ASE calculator, or somebody's trajectory, to run files.
 
 A reference is a folder of runs, `run_000.h5`, `run_001.h5`, …, each a stretch of dynamics
-at constant energy in evenly spaced frames with positions, velocities and energies.
+at constant energy, or canonical, in evenly spaced frames with positions, velocities and energies.
 """
 
 from trajcast_jax.reference.checks import check_run, format_checks
