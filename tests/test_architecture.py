@@ -120,6 +120,19 @@ def test_only_what_is_needed_of_jax_md_is_imported_and_others_see_none_of_it():
     run_alone(code)
 
 
+def test_what_is_postponed_loads_when_it_is_read():
+    code = (
+        "import sys, trajcast_jax\n"
+        "assert 'scipy.signal' not in sys.modules\n"
+        "from e3nn_jax._src import s2grid\n"
+        "assert len(s2grid.scipy.signal.find_peaks([0, 1, 0])[0]) == 1\n"
+        "import scipy.signal\n"
+        "assert scipy.signal is sys.modules['scipy.signal'] and scipy.signal.windows\n"
+    )
+    run_alone(code)
+    run_alone("import scipy.signal, trajcast_jax; assert scipy.signal.find_peaks")
+
+
 def test_a_missing_package_is_named():
     with pytest.raises(ModuleNotFoundError, match="The package no_such_thing is missing"):
         submodules("no_such_thing", "part")

@@ -1,5 +1,10 @@
 """Molecular dynamics without forces: an equivariant network forecasts the next frame, in JAX."""
 
+from trajcast_jax.imports import postponed
+
+with postponed("scipy.signal"):  # an eighth of what all imports take, never used here
+    import e3nn_jax  # noqa: F401
+
 from trajcast_jax.checkpoint import pretrained, restore, save
 from trajcast_jax.compress import compress
 from trajcast_jax.config import Experiment, load

@@ -255,11 +255,16 @@ def _triangular(cell) -> np.ndarray:
 
 
 def _minimum_image_list(cell, reach: float):
-    box = _triangular(cell)
-    displacement, _ = space.periodic_general(jnp.asarray(box), fractional_coordinates=True)
-    return partition.neighbor_list(
-        displacement, jnp.asarray(box), reach, fractional_coordinates=True
-    )
+    box = jnp.asarray(_triangular(cell))
+
+    def displacement(a, b, **_):  # jax-md names the time too
+        vector = a - b
+        # Sums fuse; jax-md's own product of matrices takes thrice as long and rounds on GPUs.
+        return jnp.sum(box * (vector - jnp.round(vector)), axis=-1)
+
+    # jax-md asks the same, and whatever goes wrong then it takes for a wrong number of dimensions.
+    jax.eval_shape(displacement, jnp.zeros(3), jnp.zeros(3))
+    return partition.neighbor_list(displacement, box, reach, fractional_coordinates=True)
 
 
 def _multi_image_list(cell, reach: float):

@@ -1,8 +1,10 @@
-"""Modules of a large package without all the others that its `__init__` imports."""
+"""Modules of a large package without all the others that it would import at once."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 
@@ -26,3 +28,19 @@ def submodules(package: str, *names: str) -> list[ModuleType]:
         for module in set(sys.modules) - before:
             if module == package or module.startswith(f"{package}."):
                 del sys.modules[module]
+
+
+@contextlib.contextmanager
+def postponed(module: str) -> Iterator[None]:
+    """What is imported meanwhile does not import `module`, a.b; it loads when a.b is first read.
+
+    Only of packages that load what is asked of them, as SciPy does.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = ModuleType(module)  # `import a.b` binds a alone, and never sees it
+    try:
+        yield
+    finally:
+        del sys.modules[module]
