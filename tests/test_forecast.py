@@ -11,9 +11,11 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 from scipy.stats import special_ortho_group
 
+from trajcast_jax import far_field
 from trajcast_jax.config import ModelSettings, Statistics
 from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.graph import graph, neighbor_list
+from trajcast_jax.layers import blocks
 from trajcast_jax.mechanics import angular_momentum, center_of_mass, momentum
 from trajcast_jax.model import TrajCast, feature_irreps
 from trajcast_jax.system import pad
@@ -311,3 +313,25 @@ def test_atoms_beyond_the_speed_limit_are_read_as_that_fast(x64, relative):
     np.testing.assert_allclose(features(held, 5.5), features(free, 4.25), atol=2e-3)
     np.testing.assert_allclose(features(held, 9.0), features(free, 4.25), atol=1e-6)
     assert abs(features(free, 5.5) - features(free, 4.25)).max() > 0.1
+
+
+def test_atoms_in_blocks_are_all_atoms_at_once(monkeypatch, x64):
+    """Values and derivatives, with the last block padded and neighbours packed."""
+    fc, system = forecaster(substeps=2, far_field=True), as_system(quartz_atoms((3, 2, 2)))
+    params, neighbors = fc.init(0), neighbor_list(system.cell, fc.settings.cutoff, 0.5)
+    listed = neighbors.allocate(system)
+    assert listed.near < listed.idx.shape[1]
+
+    def results():
+        def after(positions):
+            moved = fc(params, system.replace(positions=positions), listed)
+            return jnp.stack([moved.positions, moved.velocities])
+
+        values, pull = after(system.positions), jax.vjp(after, system.positions)[1]
+        return values, pull(jnp.cos(jnp.arange(values.size)).reshape(values.shape))[0]
+
+    whole = jax.jit(results)()
+    for module in (blocks, far_field):
+        monkeypatch.setattr(module, "ROWS", 25)  # 5 times 22 for 108, and those by 11
+    for a, b in zip(whole, jax.jit(lambda: results())(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-11 * float(abs(a).max()))

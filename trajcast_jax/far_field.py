@@ -17,6 +17,7 @@ import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
+from trajcast_jax.layers import fold_blocks, in_blocks, rows_at_once
 from trajcast_jax.system import System, product
 
 WIDTH = 1 / 3.5
@@ -25,6 +26,8 @@ SPACING = 0.5
 """Largest distance of two points of the mesh along a lattice vector, over σ."""
 ORDER = 6
 """Of the B-splines that carry charges to the mesh and fields back."""
+ROWS = 2048
+"""Atoms at a time on CPUs; each has 216 points."""
 
 
 def mesh_size(cell: Float[Array, "3 3"] | None, cutoff: float) -> tuple[int, int, int] | None:
@@ -82,30 +85,48 @@ def _on_mesh(positions, cell, sources, width, mesh):
     points = jnp.asarray(mesh, positions.dtype)
     fractional = product(positions, inverse)
     places = (fractional - jnp.floor(fractional)) * points
-    first = jnp.floor(places)
-    weights, slopes = _splines(places - first)  # (atom, axis, spline)
-    index = first.astype(jnp.int32)[..., None] - jnp.arange(ORDER)
-    index = index % jnp.asarray(mesh)[:, None]
-    x, y, z = index[:, 0, :, None, None], index[:, 1, None, :, None], index[:, 2, None, None, :]
-    w_x, w_y, w_z = weights[:, 0], weights[:, 1], weights[:, 2]
-    shares = w_x[:, :, None, None] * w_y[:, None, :, None] * w_z[:, None, None, :]
-    charges = jnp.zeros((*mesh, sources.shape[-1]), positions.dtype)
-    charges = charges.at[x, y, z].add(shares[..., None] * sources[:, None, None, None])
+    block = rows_at_once(len(places), ROWS)
 
+    def spread(charges, places, sources):
+        index, (w_x, w_y, w_z), _ = _stencil(places, mesh)
+        shares = w_x[:, :, None, None] * w_y[:, None, :, None] * w_z[:, None, None, :]
+        return charges.at[index].add(shares[..., None] * sources[:, None, None, None])
+
+    charges = jnp.zeros((*mesh, sources.shape[-1]), positions.dtype)
+    charges = fold_blocks(spread, charges, (places, sources), block)
     waves = jnp.fft.rfftn(charges, axes=(0, 1, 2))
     waves = waves * _response(inverse, mesh, width, waves.real.dtype)[..., None]
     potentials = jnp.fft.irfftn(waves, mesh, axes=(0, 1, 2))
-    near = potentials[x, y, z]  # (atom, x, y, z, species)
-    along_z = jnp.stack([w_z, slopes[:, 2]], axis=1)
-    near = jnp.einsum("axyzs,akz->axyks", near, along_z, precision="highest")
-    flat, up = near[..., 0, :], near[..., 1, :]
-    rows = (
-        jnp.einsum("axys,ax,ay->as", flat, slopes[:, 0], w_y, precision="highest"),
-        jnp.einsum("axys,ax,ay->as", flat, w_x, slopes[:, 1], precision="highest"),
-        jnp.einsum("axys,ax,ay->as", up, w_x, w_y, precision="highest"),
-    )
-    gradient = jnp.stack(rows, axis=-1) * points
-    return -product(gradient, inverse.T)
+
+    def slope(places):
+        index, (w_x, w_y, w_z), (s_x, s_y, s_z) = _stencil(places, mesh)
+        near = potentials[index]  # (atom, x, y, z, species)
+        near = jnp.einsum(
+            "axyzs,akz->axyks", near, jnp.stack([w_z, s_z], axis=1), precision="highest"
+        )
+        flat, up = near[..., 0, :], near[..., 1, :]
+        rows = (
+            jnp.einsum("axys,ax,ay->as", flat, s_x, w_y, precision="highest"),
+            jnp.einsum("axys,ax,ay->as", flat, w_x, s_y, precision="highest"),
+            jnp.einsum("axys,ax,ay->as", up, w_x, w_y, precision="highest"),
+        )
+        return jnp.stack(rows, axis=-1)
+
+    return -product(in_blocks(slope, (places,), block) * points, inverse.T)
+
+
+def _stencil(places: Float[Array, "atom 3"], mesh):
+    """Where on the mesh splines of atoms are, for every axis as what indexes (atom, x, y, z); and
+    for every axis their values, and their slopes, (atom, spline)."""
+    first = jnp.floor(places)
+    weights, slopes = _splines(places - first)  # (atom, axis, spline)
+    index = first.astype(jnp.int32)[..., None] - jnp.arange(ORDER)
+    n = jnp.asarray(mesh)[:, None]
+    # Fused into what reads it, a remainder would be taken again for every point.
+    index = jnp.where(index < 0, index + n, jnp.where(index < n, index, index - n))
+    x, y, z = index[:, 0, :, None, None], index[:, 1, None, :, None], index[:, 2, None, None, :]
+    of_axes = ([values[:, axis] for axis in range(3)] for values in (weights, slopes))
+    return (x, y, z), *of_axes
 
 
 def _splines(u: Float[Array, "*place"]):

@@ -47,11 +47,11 @@ class Forecaster:
     def _network(self):
         """The network, which a `vmap` over frames (replicas) passes once for all of them.
 
-        Only values are: reverse mode knows no rule for `custom_vmap`, so that derivatives are
-        those of the plain network.
+        Only values are, and pass it by rows: reverse mode knows no rule for `custom_vmap`, so that
+        derivatives are those of the plain network.
         """
         apply = self.model.apply
-        batched = custom_vmap(apply)
+        batched = custom_vmap(self.model.clone(by_rows=True).apply)
 
         @batched.def_vmap
         def rule(size, in_batched, params, *frame):

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from trajcast_jax.far_field import mesh_size
 from trajcast_jax.imports import submodules
+from trajcast_jax.layers import in_blocks, rows_at_once
 from trajcast_jax.system import System, heights, image_shifts, product
 
 custom_partition, partition, space = submodules("jax_md", "custom_partition", "partition", "space")
@@ -115,7 +116,8 @@ def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
         _, within = _edges(lax.stop_gradient(system), idx, shifts, cutoff)
         # The k-th neighbour within is in the first slot up to which there are k + 1.
         found = jnp.cumsum(within, axis=-1)
-        slots = jnp.sum(found[:, None] <= jnp.arange(near)[:, None], axis=-1)
+        count = lambda rows: jnp.sum(rows[:, None] <= jnp.arange(near)[:, None], axis=-1)  # noqa: E731
+        slots = in_blocks(count, (found,), rows_at_once(len(found)))
         fill = {"mode": "fill", "fill_value": system.positions.shape[0]}
         idx = jnp.take_along_axis(idx, slots, axis=-1, **fill)
         shifts = jnp.take_along_axis(shifts, slots[..., None], axis=1, mode="fill", fill_value=0)

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from trajcast_jax.graph import Graph
-from trajcast_jax.layers import Linear, polynomial_envelope, scaled_silu
+from trajcast_jax.layers import Linear, in_blocks, polynomial_envelope, rows_at_once, scaled_silu
 from trajcast_jax.layers.linear import normal
 from trajcast_jax.layers.radial import safe_norm
 
@@ -81,12 +81,17 @@ class Substeps(nn.Module):
         node, steady = read.chunks[0][..., 0], 0.5 * read.chunks[1][:, 0]
         w_1 = self.param("w_pairs", normal, (n, WIDTH)).astype(dtype) * n**-0.5
         w_2 = self.param("w_pull", normal, (WIDTH, n + 2)).astype(dtype) * WIDTH**-0.5
-        pairs = scaled_silu(0.6 * (node[:, None] + node[graph.senders]) + edge_basis @ w_1)
         first = safe_norm(graph.vectors)
         smooth = jnp.where(graph.mask, self._envelope(first), 0.0)
         waves, stretch, square = SIZES
         sizes = jnp.asarray([waves * 2.0 / self.cutoff] * n + [stretch, square], dtype)
-        coefficients = (pairs @ w_2) * sizes * smooth[..., None]
+
+        def pulls(node_i, senders, basis, smooth):
+            pairs = scaled_silu(0.6 * (node_i[:, None] + node[senders]) + basis @ w_1)
+            return (pairs @ w_2) * sizes * smooth[..., None]
+
+        of_atoms = node, graph.senders, edge_basis, smooth
+        coefficients = in_blocks(pulls, of_atoms, rows_at_once(len(node)))
         *c_waves, c_1, c_2 = [c[..., 0] for c in lax.split(coefficients, [1] * (n + 2), 2)]
         response = (reach**2 / largest_reach)[:, None]
 

@@ -1,6 +1,7 @@
 """Equivariant network parts on e3nn-jax irreps; no physics, no units."""
 
 from trajcast_jax.layers.activation import activation, odd_activation, scaled_silu
+from trajcast_jax.layers.blocks import fold_blocks, in_blocks, rows_at_once, stack_rows
 from trajcast_jax.layers.gate import gate, gate_irreps
 from trajcast_jax.layers.linear import MLP, Linear, SpeciesLinear
 from trajcast_jax.layers.radial import BesselBasis, polynomial_envelope, speed_basis
@@ -23,10 +24,14 @@ __all__ = [
     "activation",
     "channelwise_paths",
     "directions",
+    "fold_blocks",
     "gate",
     "gate_irreps",
+    "in_blocks",
     "odd_activation",
     "polynomial_envelope",
+    "rows_at_once",
     "scaled_silu",
     "speed_basis",
+    "stack_rows",
 ]

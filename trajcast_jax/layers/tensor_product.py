@@ -19,6 +19,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from trajcast_jax.layers.blocks import in_blocks, rows_at_once
 from trajcast_jax.layers.linear import normal
 from trajcast_jax.layers.radial import unit_vectors
 
@@ -291,19 +292,6 @@ def _channel_blocks(x: jax.Array, channels: int, blocks: tuple[int, ...]) -> jax
     )
 
 
-def _in_blocks(function, arrays, block: int):
-    """`function` over blocks of leading rows, one after the other, results joined."""
-    rows = arrays[0].shape[0]
-    if rows <= block:
-        return function(*arrays)
-    block = -(-rows // -(-rows // block))  # as many blocks of equal size: less padding
-    padding = -rows % block
-    padded = [jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for x in arrays]
-    stacked = [x.reshape(-1, block, *x.shape[1:]) for x in padded]
-    results = lax.map(lambda block_arrays: function(*block_arrays), stacked)
-    return [x.reshape(-1, *x.shape[2:])[:rows] for x in results]
-
-
 class Convolution(nn.Module):
     """M_i = Σ_j m_ij over the neighbours of i; the weights are linear in `radial`.
 
@@ -340,8 +328,8 @@ class Convolution(nn.Module):
             # A list has about half as many slots again as it has neighbours.
             weights_of_atom = len(paths) * channels * 1.5 * self.neighbors
             block = max(1, round(CACHED_WEIGHTS / weights_of_atom))
-        block = self.block or (block if jax.default_backend() == "cpu" else radial.shape[0])
-        outputs = _in_blocks(
+        block = self.block or rows_at_once(radial.shape[0], block)
+        outputs = in_blocks(
             lambda r, y, j: route(features, r, y, j, weights),
             (radial, harmonics, senders),
             block,
