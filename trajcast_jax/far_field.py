@@ -121,9 +121,7 @@ def _stencil(places: Float[Array, "atom 3"], mesh):
     first = jnp.floor(places)
     weights, slopes = _splines(places - first)  # (atom, axis, spline)
     index = first.astype(jnp.int32)[..., None] - jnp.arange(ORDER)
-    n = jnp.asarray(mesh)[:, None]
-    # Fused into what reads it, a remainder would be taken again for every point.
-    index = jnp.where(index < 0, index + n, jnp.where(index < n, index, index - n))
+    index = index % jnp.asarray(mesh)[:, None]
     x, y, z = index[:, 0, :, None, None], index[:, 1, None, :, None], index[:, 2, None, None, :]
     of_axes = ([values[:, axis] for axis in range(3)] for values in (weights, slopes))
     return (x, y, z), *of_axes
