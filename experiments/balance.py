@@ -96,7 +96,7 @@ def energy_added(q, p, dq, dp, squares):
 class Vibrations:
     """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode."""
 
-    def __init__(self, modes: NormalModes, kelvin: float):
+    def __init__(self, modes: NormalModes, cell: Float[Array, "3 3"], kelvin: float):
         groups = kinds(len(modes.wavenumbers))
         mean = np.zeros((len(modes.wavenumbers), len(groups)))
         for k, group in enumerate(groups):
@@ -104,7 +104,7 @@ class Vibrations:
         as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
         self.vectors, self.squares = as_array(modes.vectors), as_array(squares_of(modes))
         self.mean = as_array(mean * KINETIC_TO_EV / (BOLTZMANN * kelvin))
-        self.centers = as_array(modes.centers)
+        self.centers, self.cell = as_array(modes.centers), as_array(cell)
         # Between that of a mean over kinds, which few slow modes are lost in, and over modes.
         sizes = np.sqrt([len(group) for group in groups])
         self.weights = as_array(sizes / sizes.sum())
@@ -119,7 +119,9 @@ class Vibrations:
         after = pair.system.positions + pair.displacements
         q = amplitudes(after - product(masses, after) / masses.sum() - self.centers)
         p, dq, dp = (amplitudes(x) for x in (pair.velocities, *errors))
-        return product(energy_added(q, p, dq, dp, self.squares), self.mean)
+        found = product(energy_added(q, p, dq, dp, self.squares), self.mean)
+        # Visited pairs may be of a longer cell, whose modes are others.
+        return jnp.where(jnp.allclose(pair.system.cell, self.cell, rtol=1e-4), found, 0.0)
 
 
 class Motions:
@@ -192,7 +194,7 @@ def gains_of(
     modes = modes_of([io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs])
     kelvin = experiment.reference.temperature
     if isinstance(modes, NormalModes):
-        return Vibrations(modes, kelvin)
+        return Vibrations(modes, train.system.cell[0], kelvin)
     return Together(BendsAndStretches(modes, kelvin), Motions(forecaster, few))
 
 

@@ -250,7 +250,7 @@ def measure_stride(arguments, experiment: Experiment, forecaster, params, start,
         last = run(first)[0]
         rate = float(jnp.mean(last.neighbors.rebuilds - first.neighbors.rebuilds)) / n
         row["rebuilds_per_stride"] = rate
-        row["neighbor_share"] = count * (check + rate * rebuild) / row["wall_s"]
+        row["neighbor_share"] = count * (check + rate * (rebuild - check)) / row["wall_s"]
         row["ns_per_day"] = count * forecaster.time_step / row["wall_s"] * FS_PER_DAY_TO_NS
         if count == 1:
             row["loop_overhead"] = row["wall_s"] / out["forecast"]["wall_s"] - 1

@@ -96,6 +96,7 @@ def main(
     strides: int = 60,
     every: int = 3,
     seed: int = 0,
+    reference: Path | None = None,
     set: tuple[str, ...] = (),
 ) -> None:
     """Writes pairs (visited state, one stride of reference MD later) to an H5MD file.
@@ -108,12 +109,14 @@ def main(
       strides: length of each.
       every: strides between the states that are taken.
       seed: draws the start frames.
+      reference: folder of the reference runs; by default runs/reference/<name>. It may hold runs in
+        another cell, as `reference.repeat` of --set says.
       set: settings that differ from the file.
     """
     loaded = experiments.load(experiment, set)
     if out.exists():
         raise ValueError(f"{out} exists already; give another file, or remove it.")
-    paths = ensure_reference(loaded)
+    paths = ensure_reference(loaded, reference)
     model = checkpoints.restore(checkpoint)
     rng = np.random.default_rng(seed)
     chosen = []

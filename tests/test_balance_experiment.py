@@ -43,11 +43,14 @@ def test_gains_are_what_the_harmonic_energies_differ_by():
     modes = NormalModes(np.linspace(50.0, 900.0, 9), vectors, centers)
     r, d, dd = centers + 5 + 0.1 * rng.normal(size=(4, 3)), *0.1 * rng.normal(size=(2, 4, 3))
     v, dv = 0.003 * rng.normal(size=(2, 4, 3))
-    system = make_system(r, v, [14, 8, 8, 14], masses=masses)
+    cell = 12.0 * np.eye(3)
+    system = make_system(r, v, [14, 8, 8, 14], cell=cell, masses=masses)
     dd -= masses @ dd / masses.sum()
     nothing = jnp.zeros((4, 0), jnp.int32)
     pair = FramePairs(system, jnp.asarray(d), jnp.asarray(v), nothing, nothing)
-    found = Vibrations(modes, 300.0)(pair, None, (jnp.asarray(dd), jnp.asarray(dv)))
+    found = Vibrations(modes, cell, 300.0)(pair, None, (jnp.asarray(dd), jnp.asarray(dv)))
+    elsewhere = Vibrations(modes, 1.01 * cell, 300.0)
+    assert not elsewhere(pair, None, (jnp.asarray(dd), jnp.asarray(dv))).any()
 
     def energies(positions, velocities):
         weights = np.sqrt(masses)[:, None]

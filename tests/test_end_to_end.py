@@ -154,8 +154,15 @@ def test_visited_states_are_labelled_and_trained_on(argon):
     best = Path("runs/argon/train/best")
     visit.main("argon.toml", best, Path("visited.h5"), starts=3, strides=20, every=5)
     assert io.n_frames("visited.h5") == 2 * 3 * 4
+    longer = ("reference.repeat=[4,2,1]", "reference.runs=1", "data.train_runs=[0]")
+    visit.main(
+        "argon.toml", best, Path("longer.h5"), 1, 10, 5, reference=Path("longer"), set=longer
+    )
+    cells = [io.read_trajectory(f"{name}.h5", 0, 1)[0].cell for name in ("visited", "longer")]
+    assert cells[1][0, 0] > 1.8 * cells[0][0, 0]
     arguments = train.Arguments(
-        "argon.toml", out=Path("tuned"), resume=best, visited=(Path("visited.h5"),),
+        "argon.toml", out=Path("tuned"), resume=best,
+        visited=(Path("visited.h5"), Path("longer.h5")),
         set=("training.updates=20", "training.validate_every=10"),
     )  # fmt: skip
     train.main(arguments)

@@ -11,7 +11,13 @@ from scipy.special import erf
 from scipy.stats import special_ortho_group
 
 from trajcast_jax.dataset import frame_pairs, statistics
-from trajcast_jax.far_field import decorrelation, far_features, far_field, mesh_size
+from trajcast_jax.far_field import (
+    decorrelation,
+    far_features,
+    far_field,
+    mesh_size,
+    neutral_charges,
+)
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.system import make_system, pad
@@ -145,6 +151,66 @@ def test_features_are_the_field_and_its_change_on_the_way():
     np.testing.assert_allclose(features[:, 0], now, atol=1e-6)
     np.testing.assert_allclose(features[:, 1], later - now, atol=1e-5)
     assert jnp.abs(features[:, 1]).max() > 1e-3
+
+
+def sound_wave(repeat, charges):
+    """Largest change of the fields per Å when a wave as long as the crystal moves its atoms."""
+    system = as_system(quartz_atoms((repeat, 2, 2)))
+    one_hot = jnp.asarray(system.species[:, None] == jnp.array([8, 14]), jnp.float32)
+    mesh = mesh_size(system.cell, 4.0)
+    along = system.cell[0] / jnp.linalg.norm(system.cell[0])
+    phases = 2 * jnp.pi * (system.positions @ jnp.linalg.inv(system.cell))[:, :1]
+
+    def field(amplitude):
+        moved = system.positions + amplitude * jnp.sin(phases) * along
+        return far_field(moved, system.cell, one_hot @ charges, WIDTH, mesh)
+
+    return float(jnp.abs(jax.jvp(field, (0.0,), (1.0,))[1]).max())
+
+
+def test_the_field_of_charges_that_cancel_fades_in_long_waves_of_sound():
+    neutral = neutral_charges(np.array([2, 1]))
+    np.testing.assert_allclose(np.abs(neutral.T), [[0.2**0.5, 0.8**0.5]], atol=1e-12)
+    np.testing.assert_allclose([2, 1] @ neutral, 0, atol=1e-12)
+    waves = [sound_wave(repeat, neutral) for repeat in (3, 6, 12)]
+    assert waves[1] < 0.6 * waves[0]
+    assert waves[2] < 0.6 * waves[1]
+    silicon = [sound_wave(repeat, np.array([[0.0], [1.0]])) for repeat in (3, 12)]
+    assert silicon[1] > 0.8 * silicon[0]
+
+
+def test_charges_of_several_species_cancel_and_of_one_cannot():
+    counts = np.array([24, 3, 5, 7])
+    charges = neutral_charges(counts)
+    np.testing.assert_allclose(counts @ charges, 0, atol=1e-12)
+    np.testing.assert_allclose(charges.T @ charges, np.eye(3), atol=1e-12)
+    with pytest.raises(ValueError, match="one species"):
+        neutral_charges(np.array([8]))
+
+
+def test_statistics_of_a_periodic_system_hold_charges_that_cancel():
+    fc, _, pairs = far_reaching()
+    mixing = np.asarray(fc.statistics.far_mixing)
+    assert mixing.shape == (2, 2, 1)
+    species = pairs.system.species[0]
+    counts = np.array([(species == z).sum() for z in fc.statistics.species])
+    np.testing.assert_allclose(counts @ mixing, 0, atol=1e-6 * np.abs(mixing).max())
+    frame = jax.tree.map(lambda x: jnp.asarray(x[0]), pairs)
+    *_, far = fc.inputs(frame.system, frame.edges(3.5))
+    np.testing.assert_allclose(jnp.mean(far**2, axis=(0, 2)), 1.0, atol=0.5)
+
+
+def test_any_mixing_of_fields_is_that_of_unit_charges():
+    """As of models that were trained before charges had to cancel."""
+    fc, _, pairs = far_reaching()
+    mixing = np.random.default_rng(0).normal(size=(2, 2, 2))
+    measured = dataclasses.replace(fc.statistics, far_mixing=mixing.tolist())
+    frame = jax.tree.map(lambda x: jnp.asarray(x[0]), pairs)
+    *_, far = Forecaster(fc.settings, measured, 30.0).inputs(frame.system, frame.edges(3.5))
+    unit = jnp.eye(2)[fc.species_index(frame.system.species)]
+    fields = far_features(frame.system, unit, 3.5, pairs.mesh, 30.0)
+    expected = jnp.einsum("aksx,kst->aktx", fields, mixing).reshape(far.shape)
+    np.testing.assert_allclose(far, expected, atol=1e-5 * jnp.abs(expected).max())
 
 
 def test_mixing_makes_fields_uncorrelated_and_of_mean_square_1():

@@ -208,7 +208,8 @@ class Statistics:
     velocity_rms: tuple[float, ...]
     average_neighbors: float
     far_mixing: tuple[tuple[tuple[float, ...], ...], ...] = ()
-    """(2, species, species): what the far field, and its change, are multiplied by (Å²)."""
+    """(2, species, field): what the fields of unit charges on each species, and their changes, are
+    multiplied by (Å²)."""
 
     @property
     def scales(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import Statistics
-from trajcast_jax.far_field import decorrelation, far_features, mesh_size
+from trajcast_jax.far_field import decorrelation, far_features, mesh_size, neutral_charges
 from trajcast_jax.graph import Graph, graph, neighbor_list
 from trajcast_jax.system import System, minimum_image, pad
 
@@ -271,9 +271,13 @@ def _far_mixing(pairs: FramePairs, species, cutoff: float, time_step: float):
     some = np.unique(np.linspace(0, len(pairs) - 1, FAR_FRAMES).astype(int))
     frames = jax.tree.map(lambda x: jnp.asarray(x[some]), pairs.system)
 
+    z = np.asarray(pairs.system.species)
+    counts = np.array([(z == s).sum() for s in species])
+    charges = np.eye(len(species)) if pairs.mesh is None else neutral_charges(counts)
+
     def one(frame: System):
-        sources = (frame.species[:, None] == jnp.asarray(species)).astype(frame.positions.dtype)
-        return far_features(frame, sources, cutoff, pairs.mesh, time_step)
+        one_hot = (frame.species[:, None] == jnp.asarray(species)).astype(frame.positions.dtype)
+        return far_features(frame, one_hot @ charges, cutoff, pairs.mesh, time_step)
 
     mixing = decorrelation(jax.device_get(jax.jit(lambda x: jax.lax.map(one, x))(frames)))
-    return tuple(tuple(map(tuple, matrix)) for matrix in mixing.tolist())
+    return tuple(tuple(map(tuple, matrix)) for matrix in (charges @ mixing).tolist())

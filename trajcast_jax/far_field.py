@@ -1,10 +1,10 @@
 """The far field: what atoms beyond the cutoff do, as an input of the network.
 
 Forces between charges reach through the whole cell, and messages carry them over a few
-neighbourhoods only with effort. But they are linear in the charges: the fields that a unit charge
-on every atom of one species makes, species by species, are all that a network needs to know, and
-need no weights. Charges are smeared as Gaussians, wide enough that fields are smooth, narrow
-enough that only neighbours could tell; the sum is Ewald's (Ann. Phys. 369, 253 (1921),
+neighbourhoods only with effort. But they are linear in the charges: the fields of unit charges on
+the atoms of each species, or in a cell of charges that cancel, are all that a network needs to
+know, and need no weights. Charges are smeared as Gaussians, wide enough that fields are smooth,
+narrow enough that only neighbours could tell; the sum is Ewald's (Ann. Phys. 369, 253 (1921),
 doi:10.1002/andp.19213690304), on a mesh: Essmann et al., J. Chem. Phys. 103, 8577 (1995),
 doi:10.1063/1.470117. Learned charges on such sums: Cheng, npj Comput. Mater. 11, 80 (2025),
 doi:10.1038/s41524-025-01577-7.
@@ -15,7 +15,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from trajcast_jax.layers import fold_blocks, in_blocks, rows_at_once
 from trajcast_jax.system import System, product
@@ -49,17 +49,17 @@ def _composite(n: int) -> int:
 def far_field(
     positions: Float[Array, "atom 3"],
     cell: Float[Array, "3 3"] | None,
-    sources: Float[Array, "atom species"],
+    sources: Float[Array, "atom field"],
     width: float,
     mesh: tuple[int, int, int] | None,
-) -> Float[Array, "atom species 3"]:
-    """Fields (1/Å²) at every atom of unit charges on the atoms of each species.
+) -> Float[Array, "atom field 3"]:
+    """Fields (1/Å²) at every atom, one of each column of charges.
 
     A charge is a Gaussian of standard deviation `width` (Å), and so is its own field at its
     centre, 0. In a cell with all periodic images and a uniform background.
 
     Args:
-      sources: 1 where an atom is of a species, 0 elsewhere and for padding.
+      sources: charges of the atoms; 0 for padding.
       mesh: `mesh_size` of the cell.
     """
     if cell is None:
@@ -167,11 +167,11 @@ def _response(inverse, mesh, width, dtype) -> Float[Array, "x y z"]:
 
 def far_features(
     system: System,
-    sources: Float[Array, "atom species"],
+    sources: Float[Array, "atom field"],
     cutoff: float,
     mesh: tuple[int, int, int] | None,
     time_step: float,
-) -> Float[Array, "atom 2 species 3"]:
+) -> Float[Array, "atom 2 field 3"]:
     """The far field, and what half a stride of free flight changes of it; 1/Å²."""
     half = system.positions + 0.5 * time_step * system.velocities
     now, later = (
@@ -180,12 +180,25 @@ def far_features(
     return jnp.stack([now, later - now], axis=1)
 
 
-def decorrelation(features: Float[np.ndarray, "*frame atom 2 species 3"]) -> np.ndarray:
-    """(2, species, species): what makes the species' fields uncorrelated, of mean square 1.
+def neutral_charges(counts: Int[np.ndarray, "species"]) -> Float[np.ndarray, "species field"]:
+    """Charges of species that cancel in a cell with so many atoms of each, orthonormal.
 
-    As they are, the fields of water's two species are all but proportional to each other; the
-    small difference is the field of its dipoles. What stays below 1e-4 of the largest
-    amplitude is scaled by no more than that.
+    There is one field less than species. That of charges which do not cancel would tell where
+    atoms are: in a wave of sound, however long, it is in proportion to their displacement.
+    """
+    if len(counts) < 2:
+        raise ValueError(
+            "A far field in a periodic cell is one of charges that cancel, but all atoms are of "
+            "one species; set model.far_field to false."
+        )
+    _, _, directions = np.linalg.svd(np.asarray(counts, np.float64)[None])
+    return directions[1:].T
+
+
+def decorrelation(features: Float[np.ndarray, "*frame atom 2 field 3"]) -> np.ndarray:
+    """(2, field, field): what makes fields uncorrelated, of mean square 1.
+
+    What stays below 1e-4 of the largest amplitude is scaled by no more than that.
     """
     found = []
     for kind in np.moveaxis(np.asarray(features, np.float64), -3, 0):

@@ -87,8 +87,9 @@ class Forecaster:
         """
         slot = jnp.zeros((1, 1), jnp.int32)
         empty = Graph(jnp.zeros((1, 1, 3)), slot, slot.astype(bool))
-        far = jnp.zeros((1, 2 * len(self.statistics.species), 3))
-        far = (far,) if self.settings.far_field else ()
+        far = ()
+        if self.settings.far_field:
+            far = (jnp.zeros((1, 2 * np.shape(self.statistics.far_mixing)[-1], 3)),)
         shapes = jax.eval_shape(
             self.model.init, jax.random.key(0), empty, jnp.zeros((1, 3)), slot[0], *far
         )
@@ -126,17 +127,25 @@ class Forecaster:
         frame = edges, system.velocities, index
         if not self.settings.far_field:
             return frame
-        dtype, n_species = system.positions.dtype, len(self.statistics.species)
+        dtype = system.positions.dtype
+        charges, mixing = (jnp.asarray(x, dtype) for x in self._far_charges)
+        sources = charges[index] * system.mask[:, None]
+        far = far_features(system, sources, self.settings.cutoff, edges.mesh, self.time_step)
+        far = jnp.einsum("aksx,kst->aktx", far, mixing, precision="highest")
+        return *frame, far.reshape(len(far), -1, 3)
+
+    @property
+    def _far_charges(self) -> tuple[np.ndarray, np.ndarray]:
+        """(species, field) the charges whose fields are summed, and (2, field, field) how these,
+        and their changes, are mixed."""
         mixing = np.asarray(self.statistics.far_mixing)
-        if mixing.shape != (2, n_species, n_species):
+        if mixing.ndim != 3 or mixing.shape[:2] != (2, len(self.statistics.species)):
             raise ValueError(
                 "model.far_field needs statistics of the far field, which these lack; measure "
                 "them by statistics(pairs, far=(cutoff, time_step))."
             )
-        sources = jnp.eye(n_species, dtype=dtype)[index] * system.mask[:, None]
-        far = far_features(system, sources, self.settings.cutoff, edges.mesh, self.time_step)
-        far = jnp.einsum("aksx,kst->aktx", far, jnp.asarray(mixing, dtype), precision="highest")
-        return *frame, far.reshape(len(far), -1, 3)
+        charges = np.linalg.svd(np.concatenate(mixing, axis=-1))[0][:, : mixing.shape[-1]]
+        return charges, charges.T @ mixing
 
     def batch_changes(
         self, params, systems: System, edges: Graph
