@@ -204,7 +204,9 @@ def test_any_mixing_of_fields_is_that_of_unit_charges():
     """As of models that were trained before charges had to cancel."""
     fc, _, pairs = far_reaching()
     mixing = np.random.default_rng(0).normal(size=(2, 2, 2))
-    measured = dataclasses.replace(fc.statistics, far_mixing=mixing.tolist())
+    measured = dataclasses.replace(
+        fc.statistics, far_mixing=tuple(tuple(map(tuple, m)) for m in mixing.tolist())
+    )
     frame = jax.tree.map(lambda x: jnp.asarray(x[0]), pairs)
     *_, far = Forecaster(fc.settings, measured, 30.0).inputs(frame.system, frame.edges(3.5))
     unit = jnp.eye(2)[fc.species_index(frame.system.species)]
