@@ -280,6 +280,8 @@ def test_missing_statistics_and_a_missing_mesh_are_said():
     pair = jax.tree.map(lambda x: jnp.asarray(x[0]), pairs)
     bare = Forecaster(fc.settings, statistics(pairs), 30.0)
     with pytest.raises(ValueError, match=r"statistics\(pairs, far="):
+        bare.init(0)
+    with pytest.raises(ValueError, match=r"statistics\(pairs, far="):
         bare.changes(params, pair.system, pair.edges(3.5))
     with pytest.raises(ValueError, match="mesh"):
         fc.changes(params, pair.system, pair.edges(3.5).replace(mesh=None))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from trajcast_jax.config import Statistics
 from trajcast_jax.far_field import decorrelation, far_features, mesh_size, neutral_charges
 from trajcast_jax.graph import Graph, graph, neighbor_list
-from trajcast_jax.system import System, minimum_image, pad
+from trajcast_jax.system import System, minimum_image, pad, product
 
 
 @struct.dataclass
@@ -276,8 +276,10 @@ def _far_mixing(pairs: FramePairs, species, cutoff: float, time_step: float):
     charges = np.eye(len(species)) if pairs.mesh is None else neutral_charges(counts)
 
     def one(frame: System):
-        one_hot = (frame.species[:, None] == jnp.asarray(species)).astype(frame.positions.dtype)
-        return far_features(frame, one_hot @ charges, cutoff, pairs.mesh, time_step)
+        dtype = frame.positions.dtype
+        one_hot = (frame.species[:, None] == jnp.asarray(species)).astype(dtype)
+        sources = product(one_hot, jnp.asarray(charges, dtype))
+        return far_features(frame, sources, cutoff, pairs.mesh, time_step)
 
     mixing = decorrelation(jax.device_get(jax.jit(lambda x: jax.lax.map(one, x))(frames)))
     return tuple(tuple(map(tuple, matrix)) for matrix in (charges @ mixing).tolist())

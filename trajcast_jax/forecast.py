@@ -89,7 +89,7 @@ class Forecaster:
         empty = Graph(jnp.zeros((1, 1, 3)), slot, slot.astype(bool))
         far = ()
         if self.settings.far_field:
-            far = (jnp.zeros((1, 2 * np.shape(self.statistics.far_mixing)[-1], 3)),)
+            far = (jnp.zeros((1, 2 * self._far_charges[0].shape[-1], 3)),)
         shapes = jax.eval_shape(
             self.model.init, jax.random.key(0), empty, jnp.zeros((1, 3)), slot[0], *far
         )
