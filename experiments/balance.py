@@ -30,6 +30,7 @@ from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import Graph
 from trajcast_jax.modes import InternalModes, NormalModes
 from trajcast_jax.optimizer import optimizer
+from trajcast_jax.reference import complete_runs
 from trajcast_jax.system import product
 from trajcast_jax.training import (
     batch_errors,
@@ -44,6 +45,8 @@ from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_
 
 CHUNK = 100
 """Updates that are compiled into one scan."""
+SAME_CELL = 1e-4
+"""Relative, between the cells of runs of one crystal, which files hold in single precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,9 @@ class Arguments:
     """Folder of the reference runs; by default runs/reference/<name>."""
     visited: tuple[Path, ...] = ()
     """Files of `python -m experiments.visit`, whose pairs are added to those of the reference."""
+    longer: tuple[Path, ...] = ()
+    """Folders of reference runs of the crystal in other cells of as many atoms, longer ones in some
+    direction, whose modes are balanced too: on the pairs of --visited that are in these cells."""
     updates: int = 8_000
     weight: float = 2.0
     """Of the balance, beside the one-step loss: by modes 2 for quartz and 1 for a molecule, 10 for
@@ -94,17 +100,34 @@ def energy_added(q, p, dq, dp, squares):
 
 
 class Vibrations:
-    """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode."""
+    """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode.
 
-    def __init__(self, modes: NormalModes, cell: Float[Array, "3 3"], kelvin: float):
+    Pairs may be in several cells, and each cell has its own modes. A pair in another one than that
+    of the modes gives 0, and the others so much more that the mean over all `pairs` is theirs.
+    """
+
+    def __init__(self, modes: NormalModes, pairs: FramePairs, kelvin: float):
+        if pairs.displacements[0].size != len(modes.vectors):
+            raise ValueError(
+                f"The modes are those of {len(modes.centers)} atoms, but the pairs have "
+                f"{pairs.displacements.shape[1]}; give runs and pairs of cells of as many atoms."
+            )
+        cells = np.asarray(pairs.system.cell)
+        share = np.isclose(cells, modes.cell, rtol=SAME_CELL).all(axis=(1, 2)).mean()
+        if share == 0:
+            lengths = " x ".join(f"{x:.2f}" for x in np.linalg.norm(modes.cell, axis=-1))
+            raise ValueError(
+                f"No pair is in the cell of {lengths} Å whose modes are to be balanced; give pairs "
+                "in it by --visited (experiments.visit --reference)."
+            )
         groups = kinds(len(modes.wavenumbers))
         mean = np.zeros((len(modes.wavenumbers), len(groups)))
         for k, group in enumerate(groups):
             mean[group, k] = 1 / len(group)
         as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
         self.vectors, self.squares = as_array(modes.vectors), as_array(squares_of(modes))
-        self.mean = as_array(mean * KINETIC_TO_EV / (BOLTZMANN * kelvin))
-        self.centers, self.cell = as_array(modes.centers), as_array(cell)
+        self.mean = as_array(mean * KINETIC_TO_EV / (BOLTZMANN * kelvin * share))
+        self.centers, self.cell = as_array(modes.centers), as_array(modes.cell)
         # Between that of a mean over kinds, which few slow modes are lost in, and over modes.
         sizes = np.sqrt([len(group) for group in groups])
         self.weights = as_array(sizes / sizes.sum())
@@ -120,8 +143,8 @@ class Vibrations:
         q = amplitudes(after - product(masses, after) / masses.sum() - self.centers)
         p, dq, dp = (amplitudes(x) for x in (pair.velocities, *errors))
         found = product(energy_added(q, p, dq, dp, self.squares), self.mean)
-        # Visited pairs may be of a longer cell, whose modes are others.
-        return jnp.where(jnp.allclose(pair.system.cell, self.cell, rtol=1e-4), found, 0.0)
+        there = jnp.allclose(pair.system.cell, self.cell, rtol=SAME_CELL)
+        return jnp.where(there, found, 0.0)
 
 
 class Motions:
@@ -185,17 +208,27 @@ Kinds = Vibrations | Motions | BendsAndStretches | Together
 
 
 def gains_of(
-    arguments: Arguments, experiment: Experiment, forecaster: Forecaster, paths, train: FramePairs
+    arguments: Arguments,
+    experiment: Experiment,
+    forecaster: Forecaster,
+    paths: list[Path],
+    reference: FramePairs,
+    pairs: FramePairs,
 ) -> Kinds:
-    """The kinds of motion that are balanced."""
-    few = jax.tree.map(lambda x: x[:: len(x) // 500 + 1], train)
+    """The kinds of motion that are balanced on `pairs`, which are those of `reference` and more."""
+    few = jax.tree.map(lambda x: x[:: len(x) // 500 + 1], reference)
     if not arguments.modes:
         return Motions(forecaster, few)
-    modes = modes_of([io.read_trajectory(paths[k])[0] for k in experiment.data.train_runs])
+    chosen = [[paths[k] for k in experiment.data.train_runs]]
+    for folder in arguments.longer:
+        chosen.append(complete_runs(folder))
+        if not chosen[-1]:
+            raise FileNotFoundError(f"There are no complete reference runs in {folder}.")
     kelvin = experiment.reference.temperature
-    if isinstance(modes, NormalModes):
-        return Vibrations(modes, train.system.cell[0], kelvin)
-    return Together(BendsAndStretches(modes, kelvin), Motions(forecaster, few))
+    modes = [modes_of([io.read_trajectory(path)[0] for path in runs]) for runs in chosen]
+    if isinstance(modes[0], NormalModes):
+        return Together(*(Vibrations(some, pairs, kelvin) for some in modes))
+    return Together(BendsAndStretches(modes[0], kelvin), Motions(forecaster, few))
 
 
 def chunk_of_updates(forecaster: Forecaster, settings, gains: Kinds, arguments: Arguments):
@@ -242,15 +275,15 @@ def main(arguments: Arguments) -> None:
     model = checkpoint.restore(arguments.resume)
     forecaster = model.forecaster
     train, validation = (load_pairs(experiment, paths, part) for part in ("train", "validation"))
-    gains = gains_of(arguments, experiment, forecaster, paths, train)
-    train = join([train, *load_visited(experiment, arguments.visited)])
-    train, validation = jax.device_put((train, validation))
+    pairs = join([train, *load_visited(experiment, arguments.visited)])
+    gains = gains_of(arguments, experiment, forecaster, paths, train, pairs)
+    pairs, validation = jax.device_put((pairs, validation))
     state = init_state(forecaster, settings, model.params)
     carry = state, jnp.zeros_like(gains.weights), jnp.zeros_like(gains.weights)
     chunk = chunk_of_updates(forecaster, settings, gains, arguments)
     begin, first = time.monotonic(), 0.0
     for _ in (bar := tqdm(range(-(-arguments.updates // CHUNK)), unit="00 updates")):
-        carry = chunk(carry, train)
+        carry = chunk(carry, pairs)
         state, average, _ = carry
         rms = 100 * float(jnp.sqrt(jnp.sum(gains.weights * average**2)))
         first = first or rms

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,17 +41,27 @@ def test_gains_are_what_the_harmonic_energies_differ_by():
     vectors = np.linalg.qr(np.hstack([rigid, rng.normal(size=(12, 9))]))[0][:, 3:]
     centers = rng.normal(size=(4, 3)) * 3
     centers -= masses @ centers / masses.sum()
-    modes = NormalModes(np.linspace(50.0, 900.0, 9), vectors, centers)
+    cell = 12.0 * np.eye(3)
+    modes = NormalModes(np.linspace(50.0, 900.0, 9), vectors, centers, cell)
     r, d, dd = centers + 5 + 0.1 * rng.normal(size=(4, 3)), *0.1 * rng.normal(size=(2, 4, 3))
     v, dv = 0.003 * rng.normal(size=(2, 4, 3))
-    cell = 12.0 * np.eye(3)
-    system = make_system(r, v, [14, 8, 8, 14], cell=cell, masses=masses)
     dd -= masses @ dd / masses.sum()
+    errors = jnp.asarray(dd), jnp.asarray(dv)
     nothing = jnp.zeros((4, 0), jnp.int32)
-    pair = FramePairs(system, jnp.asarray(d), jnp.asarray(v), nothing, nothing)
-    found = Vibrations(modes, cell, 300.0)(pair, None, (jnp.asarray(dd), jnp.asarray(dv)))
-    elsewhere = Vibrations(modes, 1.01 * cell, 300.0)
-    assert not elsewhere(pair, None, (jnp.asarray(dd), jnp.asarray(dv))).any()
+
+    def pair_in(cell):
+        system = make_system(r, v, [14, 8, 8, 14], cell=cell, masses=masses)
+        return FramePairs(system, jnp.asarray(d), jnp.asarray(v), nothing, nothing)
+
+    pair, elsewhere = pair_in(cell), pair_in(1.01 * cell)
+    both = jax.tree.map(lambda *x: jnp.stack(x), pair, elsewhere)
+    gains = Vibrations(modes, both, 300.0)
+    assert not gains(elsewhere, None, errors).any()
+    found = gains(pair, None, errors) / 2  # the mean over both pairs is that of the one in the cell
+    with pytest.raises(ValueError, match=r"No pair is in the cell of 12\.12 x"):
+        Vibrations(modes._replace(cell=1.01 * cell), jax.tree.map(lambda x: x[:1], both), 300.0)
+    with pytest.raises(ValueError, match="of 3 atoms, but the pairs have 4"):
+        Vibrations(NormalModes(modes.wavenumbers, vectors[:9], centers[:3], cell), both, 300.0)
 
     def energies(positions, velocities):
         weights = np.sqrt(masses)[:, None]

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from trajcast_jax.modes import internal_modes, mode_temperatures, normal_modes
+from trajcast_jax.modes import (
+    internal_modes,
+    lattice_translations,
+    mode_temperatures,
+    normal_modes,
+)
 from trajcast_jax.system import make_system
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
@@ -63,6 +68,38 @@ def test_a_hot_mode_is_seen_where_the_mean_temperature_is_right(solid):
     found = mode_temperatures(frames(kelvins), modes)
     np.testing.assert_allclose(found, kelvins, rtol=0.03)
     assert found.mean() == pytest.approx(300.0, rel=0.01)
+
+
+def test_unit_cells_are_averaged_over():
+    """A ring of 16 cells shows in few frames what takes 16 times as many otherwise."""
+    rng, n = np.random.default_rng(3), 16
+    moves = np.stack([(np.arange(2 * n) + 2 * k) % (2 * n) for k in range(n)])
+    free = np.eye(6 * n) - np.tile(np.eye(3), (2 * n, 2 * n)) / (2 * n)  # all masses are the same
+    spread = rng.normal(size=(6, 6 * n)) * np.exp(-np.abs(np.arange(6 * n) / 6 - 1))
+    springs = np.zeros((6 * n, 6 * n))
+    for k in range(n):
+        springs[6 * k : 6 * k + 6] = np.roll(spread, 6 * k, axis=1)
+    springs = free @ (springs.T @ springs + np.eye(6 * n)) @ free
+    squares, vectors = (x[..., 3:] for x in np.linalg.eigh(springs))
+    squares *= 0.02**2 / squares.mean()
+    draw = 0.01 * rng.normal(size=(2, 4000, 6 * n - 3))
+    sites = np.zeros((2 * n, 3))
+    sites[:, 0] = 2.5 * np.arange(2 * n)
+    sites[1::2, 1] = 0.7
+    cell = np.diag([5.0 * n, 20.0, 20.0])
+    start = make_system(sites, 0 * sites, [14, 8] * n, cell=cell, masses=np.full(2 * n, 1.0))
+    run = start.replace(
+        positions=sites + (draw[0] / np.sqrt(squares) @ vectors.T).reshape(4000, -1, 3),
+        velocities=(draw[1] @ vectors.T).reshape(4000, -1, 3),
+    )
+    np.testing.assert_array_equal(lattice_translations(sites, cell, start.species), moves)
+    expected = np.sqrt(squares) / (2 * np.pi) * WAVENUMBER_PER_INVERSE_FEMTOSECOND
+    found, alone = (
+        np.abs(normal_modes([some]).wavenumbers / expected - 1).max()
+        for some in (run, run.replace(cell=None))
+    )
+    assert found < 0.05
+    assert alone > 2 * found
 
 
 @pytest.mark.parametrize("shares", [np.ones(3), np.array([1.7, 1.0, 0.3])])

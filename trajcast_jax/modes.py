@@ -16,6 +16,9 @@ from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_
 
 STIFF = 1e-3
 """Of Wilson's G: smaller eigenvalues, over the largest, are of combinations that hardly move."""
+NEAR = 0.8
+"""Å, between a mean position and that of the atom that a translation of the lattice takes there.
+It may be large: no two atoms of one species are so close, and every atom must find its own."""
 
 
 class NormalModes(NamedTuple):
@@ -25,11 +28,13 @@ class NormalModes(NamedTuple):
       wavenumbers: (mode,) cm⁻¹.
       vectors: (3·atom, mode), orthonormal, of mass-weighted coordinates √m·x.
       centers: (atom, 3) Å, mean positions about the centre of mass.
+      cell: (3, 3) Å, rows are cell vectors; None for a solid without periodic boundaries.
     """
 
     wavenumbers: Float[np.ndarray, "mode"]
     vectors: Float[np.ndarray, "coordinate mode"]
     centers: Float[np.ndarray, "atom 3"]
+    cell: Float[np.ndarray, "3 3"] | None = None
 
 
 def normal_modes(trajectories: list[System]) -> NormalModes:
@@ -39,31 +44,68 @@ def normal_modes(trajectories: list[System]) -> NormalModes:
     velocities Σ e_k E_k e_kᵀ (Dove, Introduction to Lattice Dynamics, 1993, ch. 4), so that the
     second times the inverse of the first is the (effective) dynamical matrix, however unevenly
     the energies E_k are shared: in 100 ps at constant energy they hardly come to equilibrium.
+    Both are averaged over the translations of the crystal's lattice, which are found: of 162 atoms
+    of quartz, 18 times as much to average over, so that 10 ps are enough.
     Translation as a whole is left out.
 
     Args:
-      trajectories: unwrapped, with a time axis; together some hundred times as many frames as
-        there are modes.
+      trajectories: unwrapped, with a time axis, all of one cell; together, times the number of unit
+        cells, some hundred times as many frames as there are modes.
     """
     parts = [_mass_weighted(run) for run in trajectories]
     positions, velocities = (np.concatenate(both) for both in zip(*parts, strict=True))
     # About one common mean: modes slower than a run would be cut otherwise.
     mean = positions.mean(axis=0)
     positions -= mean
-    wavenumbers, vectors = _from_fluctuations(positions, velocities, free=3)
-    weights = np.sqrt(np.asarray(trajectories[0].masses, np.float64))[:, None]
-    return NormalModes(wavenumbers, vectors, mean.reshape(-1, 3) / weights)
+    first = trajectories[0]
+    centers = mean.reshape(-1, 3) / np.sqrt(np.asarray(first.masses, np.float64))[:, None]
+    cell = None if first.cell is None else np.asarray(first.cell, np.float64)
+    moves = lattice_translations(centers, cell, np.asarray(first.species))
+    covariances = (_averaged(x.T @ x / len(x), moves) for x in (positions, velocities))
+    wavenumbers, vectors = _from_fluctuations(*covariances, free=3)
+    return NormalModes(wavenumbers, vectors, centers, cell)
+
+
+def lattice_translations(
+    centers: Float[np.ndarray, "atom 3"],
+    cell: Float[np.ndarray, "3 3"] | None,
+    species: Int[np.ndarray, "atom"],
+) -> Int[np.ndarray, "translation atom"]:
+    """Where translations that map a crystal onto itself take each atom, the identity among them.
+
+    Args:
+      centers: mean positions, Å; an atom within `NEAR` of another's counts as there.
+      cell: rows are cell vectors, Å; None: there is only the identity.
+    """
+    identity = np.arange(len(centers))
+    if cell is None:
+        return identity[None]
+    found, inverse = [], np.linalg.inv(cell)
+    for target in np.flatnonzero(species == species[0]):
+        vectors = centers[:, None] + centers[target] - centers[0] - centers
+        vectors -= np.round(vectors @ inverse) @ cell
+        distances = np.linalg.norm(vectors, axis=-1)
+        distances[species[:, None] != species] = np.inf
+        to = distances.argmin(axis=1)
+        if distances.min(axis=1).max() < NEAR and np.array_equal(np.sort(to), identity):
+            found.append(to)
+    return np.stack(found)
+
+
+def _averaged(covariance, moves: Int[np.ndarray, "translation atom"]):
+    """The mean of a covariance (3·atom, 3·atom) over exchanges of atoms that leave it the same."""
+    by_atom = covariance.reshape(moves.shape[1], 3, moves.shape[1], 3)
+    return np.mean([by_atom[to][:, :, to] for to in moves], axis=0).reshape(covariance.shape)
 
 
 def _from_fluctuations(displacements, velocities, free: int = 0):
-    """Wavenumbers and vectors of modes, from (time, coordinate) of mass-weighted coordinates.
+    """Wavenumbers and vectors of modes, from the covariances of mass-weighted coordinates.
 
     So many directions as are `free`, of the smallest displacements, are left out.
     """
-    variances, basis = np.linalg.eigh(displacements.T @ displacements / len(displacements))
+    variances, basis = np.linalg.eigh(displacements)
     variances, basis = variances[free:], basis[:, free:]
-    velocities = velocities @ basis
-    dynamical = velocities.T @ velocities / len(velocities) / variances
+    dynamical = basis.T @ velocities @ basis / variances
     squares, vectors = np.linalg.eigh((dynamical + dynamical.T) / 2)
     wavenumbers = np.sqrt(np.maximum(squares, 0)) / (2 * np.pi) * WAVENUMBER_PER_INVERSE_FEMTOSECOND
     return wavenumbers, basis @ vectors
@@ -113,7 +155,9 @@ def internal_modes(
     moving = sizes > STIFF * sizes[-1]
     basis = basis[:, moving] * sizes[moving] ** -0.5
     mean = length.mean(axis=0)
-    wavenumbers, vectors = _from_fluctuations((length - mean) @ basis, rate @ basis)
+    wavenumbers, vectors = _from_fluctuations(
+        *(x.T @ x / len(x) for x in ((length - mean) @ basis, rate @ basis))
+    )
     return InternalModes(wavenumbers, pairs, basis @ vectors, mean)
 
 
