@@ -21,7 +21,7 @@ from tqdm import tqdm
 import experiments
 from experiments.evaluate import modes_of
 from experiments.generate import ensure_reference
-from experiments.train import load_pairs, load_visited
+from experiments.train import load_pairs, load_visited, with_cells
 from trajcast_jax import checkpoint, io
 from trajcast_jax.balance import over_sizes
 from trajcast_jax.config import Experiment
@@ -273,9 +273,9 @@ def main(arguments: Arguments) -> None:
     settings = experiment.training
     paths = ensure_reference(experiment, arguments.reference)
     model = checkpoint.restore(arguments.resume)
-    forecaster = model.forecaster
     train, validation = (load_pairs(experiment, paths, part) for part in ("train", "validation"))
     pairs = join([train, *load_visited(experiment, arguments.visited)])
+    forecaster = with_cells(model.forecaster, pairs)
     gains = gains_of(arguments, experiment, forecaster, paths, train, pairs)
     pairs, validation = jax.device_put((pairs, validation))
     state = init_state(forecaster, settings, model.params)

@@ -16,7 +16,7 @@ from experiments.generate import ensure_reference
 from experiments.visit import SEGMENT
 from trajcast_jax import checkpoint, io, plots
 from trajcast_jax.config import Experiment
-from trajcast_jax.dataset import FramePairs, frame_pairs, join, statistics
+from trajcast_jax.dataset import FramePairs, frame_pairs, join, longest_cell, statistics
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.training import Metrics, TrainState, fit, init_state
 
@@ -59,6 +59,15 @@ def load_visited(experiment: Experiment, paths: tuple[Path, ...]) -> list[FrameP
             )
         )  # fmt: skip
     return parts
+
+
+def with_cells(forecaster: Forecaster, pairs: FramePairs) -> Forecaster:
+    """The forecaster, with a note of the longest cell that it learns from."""
+    known = forecaster.statistics
+    longest = max(known.longest_cell, longest_cell(pairs))
+    return dataclasses.replace(
+        forecaster, statistics=dataclasses.replace(known, longest_cell=longest)
+    )
 
 
 def start(
@@ -159,6 +168,7 @@ def train(
     # What normalises is measured on the reference alone, not on what a model strayed into.
     forecaster, begun = start(experiment, pairs["train"], out, init_from)
     pairs["train"] = join([pairs["train"], *load_visited(experiment, visited)])
+    forecaster = with_cells(forecaster, pairs["train"])
     settings = experiment.training
     n_weights = sum(np.size(x) for x in jax.tree.leaves(begun.params))
     print(f"{n_weights:,} weights, {len(pairs['train']):,} training pairs, {out}")

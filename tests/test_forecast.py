@@ -11,14 +11,16 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 from scipy.stats import special_ortho_group
 
+from experiments.train import with_cells
 from trajcast_jax import far_field
 from trajcast_jax.config import ModelSettings, Statistics
+from trajcast_jax.dataset import frame_pairs
 from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.layers import blocks
 from trajcast_jax.mechanics import angular_momentum, center_of_mass, momentum
 from trajcast_jax.model import TrajCast, feature_irreps
-from trajcast_jax.system import pad
+from trajcast_jax.system import heights, pad
 
 VARIANTS = {
     "lmax 1": {},
@@ -247,6 +249,22 @@ def test_unknown_species_and_cells_are_refused_by_name(quartz, ethanol):
     angular = forecaster(conserve_angular=True)
     with pytest.raises(ValueError, match="isolated molecule"):
         TrainedForecast(angular.init(0), angular).check(quartz)
+
+
+def test_a_cell_longer_than_those_learned_from_is_pointed_out(recwarn):
+    made = forecaster()
+    short, long = (as_system(quartz_atoms(repeat)) for repeat in ((2, 1, 1), (1, 1, 3)))
+    still = np.broadcast_to(np.stack([short.positions, short.velocities])[:, None], (2, 3, 18, 3))
+    frames = short.replace(positions=still[0], velocities=still[1])
+    pairs = frame_pairs([(frames, np.arange(3.0))], 1.0, 3.5, 2)
+    learned = with_cells(made, pairs)
+    assert learned.statistics.longest_cell == pytest.approx(float(heights(short.cell).max()))
+    TrainedForecast(None, learned).check(short)
+    TrainedForecast(None, made).check(long)  # no cell is known
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"cell is 16\.\d Å long, but .* at most 8\.\d Å"):
+        TrainedForecast(None, learned).check(long)
+    assert with_cells(learned, pairs) == learned
 
 
 def test_feature_irreps():

@@ -210,6 +210,8 @@ class Statistics:
     far_mixing: tuple[tuple[tuple[float, ...], ...], ...] = ()
     """(2, species, field): what the fields of unit charges on each species, and their changes, are
     multiplied by (Å²)."""
+    longest_cell: float = 0.0
+    """Å between opposite faces, the largest of all cells learned from; 0 where none is known."""
 
     @property
     def scales(self) -> np.ndarray:

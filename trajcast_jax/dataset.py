@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from trajcast_jax.config import Statistics
 from trajcast_jax.far_field import decorrelation, far_features, mesh_size, neutral_charges
 from trajcast_jax.graph import Graph, graph, neighbor_list
-from trajcast_jax.system import System, minimum_image, pad, product
+from trajcast_jax.system import System, heights, minimum_image, pad, product
 
 
 @struct.dataclass
@@ -265,6 +265,13 @@ def statistics(
         average_neighbors=float(neighbors),
         far_mixing=() if far is None else _far_mixing(pairs, species, *far),
     )
+
+
+def longest_cell(pairs: FramePairs) -> float:
+    """Å between opposite faces, the largest of all cells: the longest wave in them; 0 without."""
+    if pairs.system.cell is None:
+        return 0.0
+    return float(jax.vmap(heights)(jnp.asarray(pairs.system.cell)).max())
 
 
 def _far_mixing(pairs: FramePairs, species, cutoff: float, time_step: float):

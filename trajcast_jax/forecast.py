@@ -1,6 +1,7 @@
 """Model + statistics + conservation = a map from one System to the next, Δt later."""
 
 import dataclasses
+import warnings
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,10 @@ from trajcast_jax.conservation import conserve_angular, conserve_linear
 from trajcast_jax.far_field import far_features
 from trajcast_jax.graph import Graph, Neighbors, disjoint_union, graph
 from trajcast_jax.model import TrajCast
-from trajcast_jax.system import System
+from trajcast_jax.system import System, heights
+
+LONGER = 1.05
+"""Than the longest cell learned from, over it: from here on a cell is said to be too long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +232,10 @@ class TrainedForecast:
         return self.forecaster.statistics
 
     def check(self, system: System) -> None:
-        """Raise if the model cannot forecast this system."""
+        """Raise if the model cannot forecast this system; warn if its cell is a longer one.
+
+        How waves longer than the cells that a model has learned from move is chance.
+        """
         unknown = sorted(set(np.asarray(system.species)[np.asarray(system.mask)].tolist())
                          - set(self.species))  # fmt: skip
         if unknown:
@@ -241,4 +248,14 @@ class TrainedForecast:
             raise ValueError(
                 "The checkpoint conserves angular momentum, which a periodic cell does not; "
                 "forecast an isolated molecule (no cell) with it."
+            )
+        learned = self.statistics.longest_cell
+        longest = 0.0 if system.cell is None else float(heights(system.cell).max())
+        if 0 < LONGER * learned < longest:
+            warnings.warn(
+                f"The cell is {longest:.1f} Å long, but the checkpoint has learned from cells of "
+                f"at most {learned:.1f} Å: longer waves may heat or grow until the forecast "
+                "fails. Hold its first picoseconds against reference MD, or train on pairs from "
+                "longer cells too (experiments/README.md, Larger cells).",
+                stacklevel=2,
             )
