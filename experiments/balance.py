@@ -43,8 +43,8 @@ from trajcast_jax.training import (
 )
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
-CHUNK = 100
-"""Updates that are compiled into one scan."""
+CHUNK = 10
+"""Updates that are compiled into one scan, on pairs of one kind of cell."""
 SAME_CELL = 1e-4
 """Relative, between the cells of runs of one crystal, which files hold in single precision."""
 
@@ -103,16 +103,17 @@ class Vibrations:
     """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode.
 
     Pairs may be in several cells, and each cell has its own modes. A pair in another one than that
-    of the modes gives 0, and the others so much more that the mean over all `pairs` is theirs.
+    of the modes gives 0, and the others so much more that the mean over all pairs is theirs.
     """
 
-    def __init__(self, modes: NormalModes, pairs: FramePairs, kelvin: float):
-        if pairs.displacements[0].size != len(modes.vectors):
-            raise ValueError(
-                f"The modes are those of {len(modes.centers)} atoms, but the pairs have "
-                f"{pairs.displacements.shape[1]}; give runs and pairs of cells of as many atoms."
-            )
-        cells = np.asarray(pairs.system.cell)
+    def __init__(self, modes: NormalModes, groups: list[FramePairs], kelvin: float):
+        for pairs in groups:
+            if pairs.displacements[0].size != len(modes.vectors):
+                raise ValueError(
+                    f"The modes are those of {len(modes.centers)} atoms, but some pairs have "
+                    f"{pairs.displacements.shape[1]}; give runs and pairs of as many atoms."
+                )
+        cells = np.concatenate([pairs.system.cell for pairs in groups])
         share = np.isclose(cells, modes.cell, rtol=SAME_CELL).all(axis=(1, 2)).mean()
         if share == 0:
             lengths = " x ".join(f"{x:.2f}" for x in np.linalg.norm(modes.cell, axis=-1))
@@ -213,9 +214,9 @@ def gains_of(
     forecaster: Forecaster,
     paths: list[Path],
     reference: FramePairs,
-    pairs: FramePairs,
+    groups: list[FramePairs],
 ) -> Kinds:
-    """The kinds of motion that are balanced on `pairs`, which are those of `reference` and more."""
+    """The kinds of motion that are balanced: the groups hold pairs of `reference` and more."""
     few = jax.tree.map(lambda x: x[:: len(x) // 500 + 1], reference)
     if not arguments.modes:
         return Motions(forecaster, few)
@@ -227,8 +228,19 @@ def gains_of(
     kelvin = experiment.reference.temperature
     modes = [modes_of([io.read_trajectory(path)[0] for path in runs]) for runs in chosen]
     if isinstance(modes[0], NormalModes):
-        return Together(*(Vibrations(some, pairs, kelvin) for some in modes))
+        return Together(*(Vibrations(some, groups, kelvin) for some in modes))
     return Together(BendsAndStretches(modes[0], kelvin), Motions(forecaster, few))
+
+
+def by_mesh(parts: list[FramePairs]) -> list[FramePairs]:
+    """The pairs, joined where their far field has the same mesh.
+
+    One mesh for all would be the product of the largest in each direction.
+    """
+    groups: dict = {}
+    for part in parts:
+        groups.setdefault(part.mesh, []).append(part)
+    return [join(group) for group in groups.values()]
 
 
 def chunk_of_updates(forecaster: Forecaster, settings, gains: Kinds, arguments: Arguments):
@@ -274,16 +286,24 @@ def main(arguments: Arguments) -> None:
     paths = ensure_reference(experiment, arguments.reference)
     model = checkpoint.restore(arguments.resume)
     train, validation = (load_pairs(experiment, paths, part) for part in ("train", "validation"))
-    pairs = join([train, *load_visited(experiment, arguments.visited)])
-    forecaster = with_cells(model.forecaster, pairs)
-    gains = gains_of(arguments, experiment, forecaster, paths, train, pairs)
-    pairs, validation = jax.device_put((pairs, validation))
+    groups = by_mesh([train, *load_visited(experiment, arguments.visited)])
+    forecaster = model.forecaster
+    for pairs in groups:
+        forecaster = with_cells(forecaster, pairs)
+    gains = gains_of(arguments, experiment, forecaster, paths, train, groups)
+    groups, validation = jax.device_put((groups, validation))
     state = init_state(forecaster, settings, model.params)
     carry = state, jnp.zeros_like(gains.weights), jnp.zeros_like(gains.weights)
     chunk = chunk_of_updates(forecaster, settings, gains, arguments)
     begin, first = time.monotonic(), 0.0
-    for _ in (bar := tqdm(range(-(-arguments.updates // CHUNK)), unit="00 updates")):
-        carry = chunk(carry, pairs)
+    shares = np.array([len(pairs) for pairs in groups]) / sum(len(pairs) for pairs in groups)
+    owed = np.zeros(len(groups))  # so that each has its share of the updates, evenly spread
+    chunks = -(-arguments.updates // CHUNK)
+    for _ in (bar := tqdm(range(chunks), unit="update", unit_scale=CHUNK)):
+        owed += shares
+        group = int(owed.argmax())
+        owed[group] -= 1
+        carry = chunk(carry, groups[group])
         state, average, _ = carry
         rms = 100 * float(jnp.sqrt(jnp.sum(gains.weights * average**2)))
         first = first or rms

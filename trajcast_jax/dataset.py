@@ -201,6 +201,8 @@ def _neighbors(system: System, cutoff: float):
     frame = lambda r: system.replace(positions=r, velocities=jnp.zeros_like(r))  # noqa: E731
     positions = jnp.asarray(system.positions)
     start = fns.allocate(frame(positions[0]))
+    # Other frames are denser than the first, and a list too short is made anew for all of them.
+    start = fns.allocate(frame(positions[0]), capacity=start.capacity + start.capacity // 4 + 4)
     integer = np.int16 if system.masses.shape[0] < 2**15 else np.int32
 
     def one(start):
