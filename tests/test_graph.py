@@ -139,3 +139,15 @@ def test_slots_within_the_cutoff_follow_what_the_skin_holds(quartz):
     assert not fns.update(listed, moved).overflow
     assert fns.update(listed.replace(near=4), moved).overflow
     assert fns.allocate(quartz, 2 * listed.capacity).near >= 1.5 * listed.near
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_types_of_lists_can_be_compared_while_tracing(case):
+    """JAX's caches do so, now and then: an array among a type's constants fails there."""
+    system = as_system(CASES[case]())
+    one, other = (neighbor_list(system.cell, 3.5, 0.2).allocate(system) for _ in range(2))
+
+    def compared(x):
+        return x * (jax.tree.structure(one) == jax.tree.structure(other))
+
+    jax.jit(compared)(1.0)

@@ -285,6 +285,10 @@ def _resized(lists, capacity: int, n_atoms: int):
     changes = {"idx": idx, "max_occupancy": capacity}
     if hasattr(lists, "shifts"):
         changes["shifts"] = jnp.zeros((n_atoms, capacity, 3), lists.shifts.dtype)
+    else:
+        # An array among what JAX takes for constants of a type: wherever it compares two such
+        # types while it traces, the comparison is traced too and fails. Only new boxes need it.
+        changes["cell_size"] = None
     return dataclasses.replace(lists, **changes)
 
 
