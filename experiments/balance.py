@@ -299,14 +299,15 @@ def main(arguments: Arguments) -> None:
     shares = np.array([len(pairs) for pairs in groups]) / sum(len(pairs) for pairs in groups)
     owed = np.zeros(len(groups))  # so that each has its share of the updates, evenly spread
     chunks = -(-arguments.updates // CHUNK)
-    for _ in (bar := tqdm(range(chunks), unit="update", unit_scale=CHUNK)):
+    for done in (bar := tqdm(range(chunks), unit="update", unit_scale=CHUNK)):
         owed += shares
         group = int(owed.argmax())
         owed[group] -= 1
         carry = chunk(carry, groups[group])
         state, average, _ = carry
         rms = 100 * float(jnp.sqrt(jnp.sum(gains.weights * average**2)))
-        first = first or rms
+        if done * CHUNK < arguments.memory:
+            first = max(first, rms)  # the averages begin at 0
         if not rms < 20 * first:
             raise FloatingPointError(
                 f"What a stride adds to the energies of kinds has grown from {first:.3f} to "

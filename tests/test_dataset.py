@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import as_system, quartz_atoms
 
-from trajcast_jax.dataset import frame_pairs, start_frames, statistics, stride
+from trajcast_jax.dataset import SKIN, frame_pairs, start_frames, statistics, stride
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.system import make_system
 
@@ -48,10 +48,15 @@ def test_displacements_take_the_minimum_image():
 
 
 def test_edges_are_those_of_a_neighbour_list():
-    run, times = trajectory()
-    pairs = frame_pairs([(run, times)], 30.0, 3.5, 2, time_reversal=True)
+    """However far atoms have moved, or been folded back, from one frame to the next."""
+    run, times = trajectory(spacing=30.0)
+    fold = np.zeros(run.positions.shape)
+    fold[20:, 5] = np.asarray(run.cell)[2]
+    run = run.replace(positions=run.positions + fold)
+    assert np.abs(run.positions[20:, :5] - run.positions[0, :5]).max() > SKIN
+    pairs = frame_pairs([(run, times)], 30.0, 3.5, 8, time_reversal=True)
     fns = neighbor_list(run.cell, 3.5, 0.0)
-    listed = fns.allocate(jax.tree.map(lambda x: jnp.asarray(x[0]), pairs.system))
+    listed = fns.allocate(jax.tree.map(lambda x: jnp.asarray(x[0]), pairs.system), capacity=64)
     update = jax.jit(fns.update)
     for k in range(len(pairs)):
         pair = jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), pairs)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import Statistics
 from trajcast_jax.far_field import decorrelation, far_features, mesh_size, neutral_charges
-from trajcast_jax.graph import Graph, graph, neighbor_list
+from trajcast_jax.graph import Graph, edges_within, graph, neighbor_list
 from trajcast_jax.system import System, heights, minimum_image, pad, product
 
 
@@ -43,6 +43,8 @@ class FramePairs:
         return graph(self.system, self, cutoff)
 
 
+SKIN = 1.0
+"""Å, of the list that neighbours of frames are picked from."""
 FAR_FRAMES = 100
 """Frames of a training set that the far field is normalised on."""
 
@@ -196,28 +198,34 @@ def _repeat_constants(system: System) -> System:
 
 
 def _neighbors(system: System, cutoff: float):
-    """Neighbour slots of every frame, compactly: (pair, atom, neighbor) and shifts."""
-    fns = neighbor_list(system.cell, cutoff, skin=0.0)
+    """Neighbour slots of every frame, compactly: (pair, atom, neighbor) and shifts.
+
+    One list follows the frames, which mostly come in the order of time, and is made anew where an
+    atom has left its skin: in small cells that takes many times as long as picking from it.
+    """
+    fns = neighbor_list(system.cell, cutoff, SKIN)
     frame = lambda r: system.replace(positions=r, velocities=jnp.zeros_like(r))  # noqa: E731
     positions = jnp.asarray(system.positions)
     start = fns.allocate(frame(positions[0]))
-    # Other frames are denser than the first, and a list too short is made anew for all of them.
-    start = fns.allocate(frame(positions[0]), capacity=start.capacity + start.capacity // 4 + 4)
-    integer = np.int16 if system.masses.shape[0] < 2**15 else np.int32
+    n_atoms = system.masses.shape[0]
+    integer = np.int16 if n_atoms < 2**15 else np.int32
 
-    def one(start):
-        def build(r):
-            built = fns.update(start, frame(r))
-            return built.idx.astype(integer), built.shifts.astype(np.int8), built.overflow
-
-        return jax.jit(lambda rs: jax.lax.map(build, rs))
+    def pick(neighbors, r):
+        neighbors = fns.update(neighbors, frame(r))
+        within = edges_within(frame(r), neighbors.idx, neighbors.shifts, cutoff)[1]
+        first = jnp.argsort(~within, axis=-1)[:, : neighbors.near]  # those within, in their order
+        idx = jnp.where(within, neighbors.idx, n_atoms)
+        shifts = jnp.where(within[..., None], neighbors.shifts, 0)
+        idx = jnp.take_along_axis(idx, first, axis=-1).astype(integer)
+        return neighbors, (idx, jnp.take_along_axis(shifts, first[..., None], 1).astype(np.int8))
 
     while True:
-        idx, shifts, overflow = jax.device_get(one(start)(positions))
-        if not overflow.any():
+        scan = jax.jit(lambda start: jax.lax.scan(pick, start, positions))
+        last, (idx, shifts) = jax.device_get(scan(start))
+        if not last.overflow:
             break
         start = fns.allocate(frame(positions[0]), capacity=start.capacity + start.capacity // 4 + 4)
-    used = max(1, int((idx < system.masses.shape[0]).sum(-1).max()))
+    used = max(1, int((idx < n_atoms).sum(-1).max()))
     return idx[..., :used], shifts[..., :used, :]
 
 
