@@ -72,7 +72,7 @@ class Arguments:
     updates: int = 8_000
     weight: float = 2.0
     """Of the balance, beside the one-step loss: by modes 2 for quartz and 1 for a molecule, 10 for
-    water."""
+    water. A larger one costs one-step errors, the more the farther from balance a model begins."""
     memory: float = 150.0
     """Updates, of the running averages: longer ones lag behind, and what follows them swings."""
     patience: float = 600.0
@@ -293,6 +293,13 @@ def main(arguments: Arguments) -> None:
     gains = gains_of(arguments, experiment, forecaster, paths, train, groups)
     groups, validation = jax.device_put((groups, validation))
     state = init_state(forecaster, settings, model.params)
+
+    @jax.jit
+    def percent(params):
+        sums = error_sums(forecaster, params, validation)
+        return 100 * sums[:, 0] / sums[:, 1]
+
+    before = percent(state.params).tolist()
     carry = state, jnp.zeros_like(gains.weights), jnp.zeros_like(gains.weights)
     chunk = chunk_of_updates(forecaster, settings, gains, arguments)
     begin, first = time.monotonic(), 0.0
@@ -314,13 +321,13 @@ def main(arguments: Arguments) -> None:
                 f"{rms:.3f} %: the balance swings. Give a smaller --weight or a larger --patience."
             )
         bar.set_postfix_str(f"a stride adds {rms:.3f} % to the energies of kinds (RMS)")
-    sums = jax.jit(lambda p: error_sums(forecaster, p, validation))(state.ema_params)
-    d, v = (100 * sums[:, 0] / sums[:, 1]).tolist()
+    was, now = ("{:.2f} / {:.2f}".format(*x) for x in (before, percent(state.ema_params).tolist()))
     checkpoint.save(
         arguments.out, forecaster, state.ema_params, {"balanced_updates": arguments.updates}
     )
     print(
-        f"{d:.2f} / {v:.2f} % on validation after {time.monotonic() - begin:.0f} s: {arguments.out}"
+        f"{now} % on validation, {was} % before, after {time.monotonic() - begin:.0f} s: "
+        f"{arguments.out}"
     )
 
 

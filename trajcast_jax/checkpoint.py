@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from trajcast_jax.config import ModelSettings, Statistics, from_dict
@@ -131,12 +132,15 @@ def _like(tree: Any) -> Any:
 def _load(path: Path, target: Any) -> Any:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path.absolute(), target)
+            restored = checkpointer.restore(path.absolute(), target)
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise ValueError(
             f"{path} does not hold the weights that its model.json describes ({error}); the "
             "checkpoint is incomplete or was edited: copy it again or retrain."
         ) from error
+    # orbax ties arrays to a device. What is computed from them would be so too, and a function
+    # that is given its own results would be compiled once more.
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), restored)
 
 
 def _save(path, part: str, forecaster: Forecaster, tree: Any, notes: dict | None) -> None:
