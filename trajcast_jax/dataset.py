@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import Statistics
 from trajcast_jax.far_field import decorrelation, far_features, mesh_size, neutral_charges
-from trajcast_jax.graph import Graph, edges_within, graph, neighbor_list
+from trajcast_jax.graph import Graph, graph, nearest, neighbor_list
 from trajcast_jax.system import System, heights, minimum_image, pad, product
 
 
@@ -211,17 +211,14 @@ def _neighbors(system: System, cutoff: float):
     integer = np.int16 if n_atoms < 2**15 else np.int32
 
     def pick(neighbors, r):
-        neighbors = fns.update(neighbors, frame(r))
-        within = edges_within(frame(r), neighbors.idx, neighbors.shifts, cutoff)[1]
-        first = jnp.argsort(~within, axis=-1)[:, : neighbors.near]  # those within, in their order
-        idx = jnp.where(within, neighbors.idx, n_atoms)
-        shifts = jnp.where(within[..., None], neighbors.shifts, 0)
-        idx = jnp.take_along_axis(idx, first, axis=-1).astype(integer)
-        return neighbors, (idx, jnp.take_along_axis(shifts, first[..., None], 1).astype(np.int8))
+        here = frame(r)
+        n = fns.update(neighbors, here)
+        idx, shifts, _ = nearest(here, n.idx, n.shifts, cutoff, n.near)
+        return n, (idx.astype(integer), shifts.astype(np.int8))
 
+    scan = jax.jit(lambda start, positions: jax.lax.scan(pick, start, positions))
     while True:
-        scan = jax.jit(lambda start: jax.lax.scan(pick, start, positions))
-        last, (idx, shifts) = jax.device_get(scan(start))
+        last, (idx, shifts) = jax.device_get(scan(start, positions))
         if not last.overflow:
             break
         start = fns.allocate(frame(positions[0]), capacity=start.capacity + start.capacity // 4 + 4)

@@ -113,23 +113,28 @@ def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
     idx, shifts = neighbors.idx, neighbors.shifts
     near, crowded = getattr(neighbors, "near", idx.shape[-1]), False
     if near < idx.shape[-1]:
-        _, within = edges_within(lax.stop_gradient(system), idx, shifts, cutoff)
-        # The k-th neighbour within is in the first slot up to which there are k + 1.
-        found = jnp.cumsum(within, axis=-1)
-        count = lambda rows: jnp.sum(rows[:, None] <= jnp.arange(near)[:, None], axis=-1)  # noqa: E731
-        slots = in_blocks(count, (found,), rows_at_once(len(found)))
-        fill = {"mode": "fill", "fill_value": system.positions.shape[0]}
-        idx = jnp.take_along_axis(idx, slots, axis=-1, **fill)
-        shifts = jnp.take_along_axis(shifts, slots[..., None], axis=1, mode="fill", fill_value=0)
-        crowded = (found[:, -1] > near)[:, None, None]
-    vectors, mask = edges_within(system, idx, shifts, cutoff)
+        idx, shifts, crowded = nearest(lax.stop_gradient(system), idx, shifts, cutoff, near)
+    vectors, mask = _edges(system, idx, shifts, cutoff)
     nowhere = jnp.asarray([cutoff, 0.0, 0.0], vectors.dtype)
     senders = jnp.where(mask, idx, 0).astype(jnp.int32)
     vectors = jnp.where(mask[..., None], vectors, nowhere)
     return Graph(jnp.where(crowded, jnp.nan, vectors), senders, mask, neighbors.mesh)
 
 
-def edges_within(system: System, idx, shifts, cutoff: float):
+def nearest(system: System, idx, shifts, cutoff: float, near: int):
+    """Slots of the first `near` neighbours within the cutoff, and whose are more, (atom, 1, 1)."""
+    _, within = _edges(system, idx, shifts, cutoff)
+    # The k-th neighbour within is in the first slot up to which there are k + 1.
+    found = jnp.cumsum(within, axis=-1)
+    count = lambda rows: jnp.sum(rows[:, None] <= jnp.arange(near)[:, None], axis=-1)  # noqa: E731
+    slots = in_blocks(count, (found,), rows_at_once(len(found)))
+    fill = {"mode": "fill", "fill_value": system.positions.shape[0]}
+    idx = jnp.take_along_axis(idx, slots, axis=-1, **fill)
+    shifts = jnp.take_along_axis(shifts, slots[..., None], axis=1, mode="fill", fill_value=0)
+    return idx, shifts, (found[:, -1] > near)[:, None, None]
+
+
+def _edges(system: System, idx, shifts, cutoff: float):
     """The vectors r_ij (Å) of all slots, and which of them are neighbours within the cutoff."""
     n_atoms = system.positions.shape[0]
     vectors = system.positions[jnp.where(idx < n_atoms, idx, 0)] - system.positions[:, None]
@@ -141,7 +146,7 @@ def edges_within(system: System, idx, shifts, cutoff: float):
 @functools.partial(jax.jit, static_argnums=3)
 def _most(system: System, idx, shifts, cutoff: float) -> Int[Array, ""]:
     """The number of neighbours within the cutoff of the atom that has the most."""
-    return edges_within(system, idx, shifts, cutoff)[1].sum(axis=-1).max(initial=0)
+    return _edges(system, idx, shifts, cutoff)[1].sum(axis=-1).max(initial=0)
 
 
 def _room(occupied: int, spare: float, multiple: int) -> int:

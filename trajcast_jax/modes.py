@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from trajcast_jax.system import System
+from trajcast_jax.system import System, minimum_image
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
 STIFF = 1e-3
@@ -80,11 +80,10 @@ def lattice_translations(
     identity = np.arange(len(centers))
     if cell is None:
         return identity[None]
-    found, inverse = [], np.linalg.inv(cell)
+    found = []
     for target in np.flatnonzero(species == species[0]):
         vectors = centers[:, None] + centers[target] - centers[0] - centers
-        vectors -= np.round(vectors @ inverse) @ cell
-        distances = np.linalg.norm(vectors, axis=-1)
+        distances = np.linalg.norm(minimum_image(vectors, cell), axis=-1)
         distances[species[:, None] != species] = np.inf
         to = distances.argmin(axis=1)
         if distances.min(axis=1).max() < NEAR and np.array_equal(np.sort(to), identity):
