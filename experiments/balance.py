@@ -224,7 +224,10 @@ def gains_of(
     for folder in arguments.longer:
         chosen.append(complete_runs(folder))
         if not chosen[-1]:
-            raise FileNotFoundError(f"There are no complete reference runs in {folder}.")
+            raise FileNotFoundError(
+                f"There are no complete reference runs in {folder}; make them by "
+                f"python -m experiments.generate {experiment.name} --out {folder}."
+            )
     kelvin = experiment.reference.temperature
     modes = [modes_of([io.read_trajectory(path)[0] for path in runs]) for runs in chosen]
     if isinstance(modes[0], NormalModes):

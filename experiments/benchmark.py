@@ -24,7 +24,8 @@ import tyro
 from tqdm import tqdm
 
 import experiments
-from trajcast_jax import checkpoint, dataset, io, training
+from experiments import roofline
+from trajcast_jax import checkpoint, dataset, io, plots, training
 from trajcast_jax.compress import compress
 from trajcast_jax.config import Experiment, Statistics
 from trajcast_jax.ensemble import csvr
@@ -38,6 +39,8 @@ from trajcast_jax.units import FS_PER_DAY_TO_NS
 
 PROBE_SIZE = 2048
 COPY_BYTES = 2**28
+CACHED_BYTES = 2**18
+"""Of a copy that stays in the cache of a core."""
 VACUUM = 10.0
 """Å between a molecule and its images that no cutoff reaches across."""
 
@@ -116,12 +119,15 @@ def numpy_probe() -> Callable[[], float]:
 
 
 def machine(repeats: int) -> dict:
-    """What this machine is, and its measured peaks: a matrix product and a copy by XLA."""
+    """What this machine is, and its measured peaks: a matrix product and copies by XLA."""
     matrix = jnp.ones((PROBE_SIZE, PROBE_SIZE), jnp.float32)
     long = jnp.ones(COPY_BYTES // 4, jnp.float32)
     product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1.0)
+    turns = COPY_BYTES // CACHED_BYTES
+    again = jax.jit(lambda x: jax.lax.fori_loop(0, turns, lambda _, y: y + 1.0, x))
     product_s = timed(lambda: product(matrix), repeats)["wall_s"]
     copy_s = timed(lambda: copy(long), repeats)["wall_s"]
+    cached_s = timed(lambda: again(long[: CACHED_BYTES // 4]), repeats)["wall_s"]
     return {
         "device": jax.devices()[0].device_kind,
         "processor": platform.processor() or platform.machine(),
@@ -130,6 +136,7 @@ def machine(repeats: int) -> dict:
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "peak_gflops": 2e-9 * PROBE_SIZE**3 / product_s,
         "peak_gb_per_s": 2e-9 * COPY_BYTES / copy_s,
+        "cache_gb_per_s": 2e-9 * COPY_BYTES / cached_s,
     }
 
 
@@ -196,27 +203,11 @@ def compiled(function: Callable, *arguments, options: dict | None = None) -> tup
     return made, {"compile_s": spent, "memory_mb": peak * 1e-6}
 
 
-def multiplications(function: Callable, *arguments) -> float:
-    """Floating-point operations of all matrix products in `function`, loops multiplied out.
-
-    The sums and products between them, which fuse with what surrounds them, are not counted.
-    """
-
-    def walk(jaxpr) -> float:
-        total = 0.0
-        for eqn in jaxpr.eqns:
-            if eqn.primitive.name == "dot_general":
-                (contract, _), _ = eqn.params["dimension_numbers"]
-                inner = np.prod([eqn.invars[0].aval.shape[k] for k in contract])
-                total += 2.0 * inner * np.prod(eqn.outvars[0].aval.shape)
-            times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-            inside = [x for p in eqn.params.values() for x in (p if isinstance(p, tuple) else (p,))]
-            bodies = [getattr(x, "jaxpr", x) for x in inside if hasattr(x, "eqns")
-                      or hasattr(getattr(x, "jaxpr", None), "eqns")]  # fmt: skip
-            total += times * sum(walk(body) for body in bodies)
-        return total
-
-    return walk(jax.make_jaxpr(function)(*arguments).jaxpr)
+def rates(program, seconds: float, function: Callable, *arguments) -> dict[str, float]:
+    """What a function does a second: operations of matrix products, and bytes of its kernels."""
+    flops = roofline.multiplications(function, *arguments)
+    moved = roofline.traffic(program.as_text())
+    return {"gflops": 1e-9 * flops / seconds, "gb_per_s": 1e-9 * moved / seconds}
 
 
 def measure_stride(arguments, experiment: Experiment, forecaster, params, start, probe) -> dict:
@@ -232,8 +223,7 @@ def measure_stride(arguments, experiment: Experiment, forecaster, params, start,
     listed = state.neighbors
     bare, out["forecast"] = compiled(forecaster, params, start, listed)
     out["forecast"] |= timed(lambda: bare(params, start, listed), arguments.repeats, probe)
-    flops = multiplications(forecaster, params, start, listed)
-    out["forecast"]["gflops"] = 1e-9 * flops / out["forecast"]["wall_s"]
+    out["forecast"] |= rates(bare, out["forecast"]["wall_s"], forecaster, params, start, listed)
     moved = start.replace(positions=start.positions + settings.skin)
     update, _ = compiled(neighbors.update, listed, moved)
     rebuild = timed(lambda: update(listed, moved), arguments.repeats)["wall_s"]
@@ -275,10 +265,8 @@ def measure_training(arguments, experiment, forecaster, params, frames, probe) -
     state = training.init_state(forecaster, settings, params)
     update = training.update_step(forecaster, settings)
     step, row = compiled(update, state, pairs, options=training.compiler_options())
-    flops = multiplications(update, state, pairs)
     row |= timed(lambda: step(state, pairs), arguments.repeats, probe)
-    row["gflops"] = 1e-9 * flops / row["wall_s"]
-    return row
+    return row | rates(step, row["wall_s"], update, state, pairs)
 
 
 def measure_reference(experiment: Experiment, repeats: int) -> dict:
@@ -304,8 +292,8 @@ def rows_of(results: dict) -> dict[str, dict]:
 
 def rendered(results: dict) -> str:
     """The figures as Markdown."""
-    columns = ("wall_s", "cpu_s", "probes", "ns_per_day", "gflops", "memory_mb", "compile_s",
-               "neighbor_share", "loop_overhead")  # fmt: skip
+    columns = ("wall_s", "cpu_s", "probes", "ns_per_day", "gflops", "gb_per_s", "memory_mb",
+               "compile_s", "neighbor_share", "loop_overhead")  # fmt: skip
     rows = rows_of(results)
     used = [c for c in columns if any(c in row for row in rows.values())]
     cells = [
@@ -365,10 +353,12 @@ def main(arguments: Arguments) -> None:
     with_threads(arguments.threads)
     results = measure(arguments)
     io.atomic_write(arguments.out, json.dumps(results, indent=1).encode())
+    picture = arguments.out.with_suffix(".png")
+    plots.save(picture, lambda: roofline.plot(results))
     print(json.dumps(results["machine"]), "", rendered(results), sep="\n")
     if arguments.compare:
         print("", compared(results, json.loads(arguments.compare.read_text())), sep="\n")
-    print(f"\nAll figures are in {arguments.out}.")
+    print(f"\nAll figures are in {arguments.out}, rooflines in {picture}.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import quartz_atoms
 
-from experiments import benchmark
+from experiments import benchmark, roofline
 
 PRESET = """
 [model]
@@ -54,6 +54,8 @@ def test_benchmark_measures_and_compares(inputs, capsys):
     assert "| training step (probes) | 1.000 |" in benchmark.compared(results, results).replace(
         f"{next(iter(results['cases']))} / ", ""
     )
+    assert case["rows"]["forecast"]["gb_per_s"] > 0
+    assert (inputs / "one.png").exists()
     assert "| case | wall_s |" in capsys.readouterr().out
 
 
@@ -62,7 +64,31 @@ def test_multiplications_are_counted_through_loops():
         step = lambda y, _: (jax.jit(lambda z: z @ z)(y), None)  # noqa: E731
         return jax.lax.scan(step, x, None, 3)[0] @ jnp.ones((4, 5))
 
-    assert benchmark.multiplications(function, jnp.ones((4, 4))) == 3 * 2 * 4**3 + 2 * 4 * 4 * 5
+    assert roofline.multiplications(function, jnp.ones((4, 4))) == 3 * 2 * 4**3 + 2 * 4 * 4 * 5
+
+
+def program_of(function, *arguments) -> str:
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def test_traffic_is_counted_through_loops():
+    def function(x, w):
+        return jax.lax.fori_loop(0, 7, lambda _, y: jnp.tanh(y @ w), x)
+
+    square = jnp.ones((64, 64), jnp.float32)
+    moved = roofline.traffic(program_of(function, square, square))
+    # Each turn: two matrices read and one written, one read and one written; first x is copied.
+    assert moved == pytest.approx((7 * 5 + 2) * square.nbytes, rel=2e-3)
+
+
+def test_traffic_counts_what_is_selected_alone():
+    table, chosen = jnp.ones((50_000, 8), jnp.float32), jnp.arange(6, dtype=jnp.int32)
+    gathered = roofline.traffic(program_of(lambda x, i: x[i] + 1, table, chosen))
+    assert gathered == chosen.nbytes + 2 * table[:6].nbytes
+    # Of the carried table a turn touches one row: not 30 times all of it.
+    fill = lambda x: jax.lax.fori_loop(0, 30, lambda k, y: y.at[k].set(1.0 * k), x)  # noqa: E731
+    filled = roofline.traffic(program_of(fill, table))
+    assert filled == pytest.approx(2 * table.nbytes, rel=1e-2)  # the copy that it works on
 
 
 def test_supercell_holds_every_copy():

@@ -1,0 +1,193 @@
+"""How much arithmetic and traffic a compiled function is, and what a machine allows of both.
+
+A stride that is far below the roof of its arithmetic intensity could be faster; one at the roof
+could not (Williams, Waterman, Patterson, Commun. ACM 52, 65 (2009), doi:10.1145/1498765.1498785).
+"""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from trajcast_jax import plots
+
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*?)\)(.*)$")
+COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
+NAME = re.compile(r"%([\w.\-]+)")
+ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota"}
+"""Instructions that move nothing: names for what is there, or what a compiler folds."""
+SELECTING = {"dynamic-slice", "slice", "gather"}
+"""Those that read no more of their first operand than they give."""
+UPDATING = "dynamic-update-slice"
+"""Writes its second operand into its first."""
+
+
+def multiplications(function: Callable, *arguments) -> float:
+    """Floating-point operations of all matrix products in `function`, loops multiplied out.
+
+    The sums and products between them, which fuse with what surrounds them, are not counted.
+    """
+
+    def walk(jaxpr) -> float:
+        total = 0.0
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                (contract, _), _ = eqn.params["dimension_numbers"]
+                inner = np.prod([eqn.invars[0].aval.shape[k] for k in contract])
+                total += 2.0 * inner * np.prod(eqn.outvars[0].aval.shape)
+            times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+            inside = [x for p in eqn.params.values() for x in (p if isinstance(p, tuple) else (p,))]
+            bodies = [getattr(x, "jaxpr", x) for x in inside if hasattr(x, "eqns")
+                      or hasattr(getattr(x, "jaxpr", None), "eqns")]  # fmt: skip
+            total += times * sum(walk(body) for body in bodies)
+        return total
+
+    return walk(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+class Instruction(NamedTuple):
+    """One line of a compiled program."""
+
+    name: str
+    size: int  # bytes of the result
+    operation: str
+    inside: str  # the parentheses
+    attributes: str
+
+    @property
+    def operands(self) -> list[str]:
+        """Names of what it reads."""
+        return NAME.findall(self.inside)
+
+    def called(self, key: str) -> str:
+        """Name of the computation that it calls as `key`."""
+        return re.search(rf"{key}=%([\w.\-]+)", self.attributes).group(1)
+
+
+def traffic(program: str) -> float:
+    """Bytes that the kernels of a compiled program read and write, loops multiplied out.
+
+    `program` is `compiled.as_text()`. A kernel is an instruction or a fusion of many: it reads its
+    operands, or as much of them as it selects, and writes its result. What a cache keeps from one
+    kernel to the next counts like what comes from memory, so that this may be more per second than
+    memory gives. A loop whose length XLA does not know counts once.
+    """
+    computations, entry = _parsed(program)
+    known: dict[str, float] = {}
+
+    def whole(name: str) -> float:
+        if name not in known:
+            sizes = {one.name: one.size for one in computations[name]}
+            known[name] = sum(moved(one, sizes) for one in computations[name])
+        return known[name]
+
+    def moved(one: Instruction, sizes: dict[str, int]) -> float:
+        if one.operation in FREE:
+            return 0.0
+        if one.operation == "while":
+            count = re.search(r'known_trip_count":\{"n":"(\d+)"', one.attributes)
+            return (int(count.group(1)) if count else 1) * whole(one.called("body"))
+        if one.operation == "call":
+            return whole(one.called("to_apply"))
+        if one.operation == "conditional":
+            branches = [name for name in NAME.findall(one.attributes) if name in computations]
+            return max(whole(name) for name in branches)
+        if one.operation == "fusion":
+            return _touched(computations[one.called("calls")], one.size)
+        read = [
+            Instruction(name, sizes.get(name, 0), "parameter", "", "")
+            for name in dict.fromkeys(one.operands)
+        ]
+        return _touched([*read, one], one.size)
+
+    return whole(entry)
+
+
+def _parsed(program: str) -> tuple[dict[str, list[Instruction]], str]:
+    """The instructions of every computation, and the name of the first to run."""
+    computations: dict[str, list[Instruction]] = {}
+    entry = current = ""
+    for line in program.splitlines():
+        if begin := COMPUTATION.match(line):
+            current = begin.group(2)
+            computations[current] = []
+            entry = current if begin.group(1) else entry
+        elif found := INSTRUCTION.match(line):
+            name, shape, *rest = found.groups()
+            computations[current].append(Instruction(name, _size(shape), *rest))
+    return computations, entry
+
+
+def _size(shape: str) -> int:
+    """Bytes of the arrays in a shape such as (f32[16,3]{1,0}, pred[])."""
+    total = 0
+    for kind, bits, lengths in ARRAY.findall(shape):
+        width = 1 if kind == "pred" else max(int(bits) // 8, 1)
+        total += width * math.prod(int(n) for n in lengths.split(",") if n)
+    return total
+
+
+def _touched(body: list[Instruction], written: int) -> float:
+    """Bytes that one kernel reads of its parameters, and writes."""
+    sizes = {one.name: one.size for one in body}
+    origin: dict[str, str] = {}  # a bitcast is another name for the same bytes
+    users: dict[str, list[Instruction]] = {}
+    for one in body:
+        operands = [origin.get(name, name) for name in one.operands]
+        if one.operation == "bitcast":
+            origin[one.name] = operands[0]
+            continue
+        for name in operands:
+            users.setdefault(name, []).append(one)
+    read = 0
+    for parameter in (one for one in body if one.operation == "parameter"):
+        uses = users.get(parameter.name, [])
+        parts = [one for one in uses if origin.get(one.operands[0], one.operands[0])
+                 == parameter.name and one.operation in {*SELECTING, UPDATING}]  # fmt: skip
+        if len(parts) < len(uses):
+            read += parameter.size
+            continue
+        for one in parts:
+            if one.operation == UPDATING:  # in place: no more is written than the slice
+                written -= one.size - sizes[one.operands[1]]
+            else:
+                read += one.size
+    return read + max(written, 0)
+
+
+def plot(results: dict) -> Figure:
+    """GFlop/s of every case over its operations per byte, below what the machine allows."""
+    machine = results["machine"]
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    intensity = np.geomspace(0.1, 1000, 200)
+    for key, style in {"peak_gb_per_s": "-", "cache_gb_per_s": "--"}.items():
+        roof = np.minimum(machine["peak_gflops"], machine[key] * intensity)
+        where = "in memory" if style == "-" else "within the cache"
+        axes.loglog(
+            intensity, roof, style, color=plots.STORED, label=f"matrix product, copy {where}"
+        )
+    styles = {"forecast": plots.FORECAST, "training step": plots.LIMIT}
+    for what, color in styles.items():
+        label = what
+        for name, case in results["cases"].items():
+            row = case["rows"].get(what, {})
+            if "gb_per_s" not in row:
+                continue
+            x, y = row["gflops"] / row["gb_per_s"], row["gflops"]
+            axes.plot(x, y, "o", color=color, label=label)
+            short = Path(name.split(" / ")[0]).stem
+            axes.annotate(short, (x, y), xytext=(5, -3), textcoords="offset points", fontsize=8)
+            label = None
+    axes.set(
+        xlabel="operations of matrix products per byte that kernels move",
+        ylabel="GFlop/s", xlim=(0.3, 300), title="Roofline",
+    )  # fmt: skip
+    axes.legend(loc="lower right")
+    return figure
