@@ -149,13 +149,17 @@ class Vibrations:
 
 
 class Motions:
-    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter."""
+    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter.
 
-    def __init__(self, forecaster: Forecaster, pairs: FramePairs):
-        self.forecaster = forecaster
+    Of a `share` of all pairs, whose far field has this mesh; the others give 0, as in `Vibrations`.
+    What longer cells gain must not be made up for by a loss in those that forecasts are in.
+    """
+
+    def __init__(self, forecaster: Forecaster, pairs: FramePairs, mesh=None, share: float = 1.0):
+        self.forecaster, self.mesh, self.share = forecaster, mesh or pairs.mesh, share
         self.mean = jax.jit(lambda pairs: jax.lax.map(self._truth, pairs).mean(0))(pairs)
         weights = jnp.tile(jnp.sqrt(self.mean[0]), len(self.mean))
-        self.weights = weights / weights.sum()
+        self.weights = share * weights / weights.sum()
 
     def _truth(self, pair: FramePairs):
         zeros = jnp.zeros_like(pair.displacements)
@@ -164,8 +168,10 @@ class Motions:
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
+        if pair.mesh != self.mesh:
+            return jnp.zeros_like(self.weights)
         forecast, truth = motion_energies(self.forecaster, pair, edges, errors)
-        return over_sizes(forecast - truth, self.mean).ravel()
+        return over_sizes(forecast - truth, self.mean).ravel() / self.share
 
 
 class BendsAndStretches:
@@ -194,11 +200,12 @@ class BendsAndStretches:
 
 
 class Together:
-    """The gains of several sets of kinds, each set with the same weight."""
+    """The gains of several sets of kinds, whose weights keep their ratios."""
 
     def __init__(self, *parts):
         self.parts = parts
-        self.weights = jnp.concatenate([part.weights for part in parts]) / len(parts)
+        weights = jnp.concatenate([part.weights for part in parts])
+        self.weights = weights / weights.sum()
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
@@ -219,7 +226,9 @@ def gains_of(
     """The kinds of motion that are balanced: the groups hold pairs of `reference` and more."""
     few = jax.tree.map(lambda x: x[:: len(x) // 500 + 1], reference)
     if not arguments.modes:
-        return Motions(forecaster, few)
+        total = sum(len(pairs) for pairs in groups)
+        shares = [(pairs.mesh, len(pairs) / total) for pairs in groups]
+        return Together(*(Motions(forecaster, few, *share) for share in shares))
     chosen = [[paths[k] for k in experiment.data.train_runs]]
     for folder in arguments.longer:
         chosen.append(complete_runs(folder))

@@ -142,6 +142,7 @@ def main(
     modes: bool = False,
     energies: int = 0,
     seed: int = 0,
+    set: tuple[str, ...] = (),
 ) -> None:
     """Evaluates one step of a checkpoint on test runs, and a rollout against the reference.
 
@@ -159,8 +160,10 @@ def main(
       energies: so many frames of a rollout have their potential energy computed by the engine of
         the reference; that of runs at constant energy spreads less than a thermostatted one.
       seed: draws the test pairs.
+      set: settings that differ from the file; a rollout at another stride than the experiment's
+        needs data.time_step, so that spectra of the reference are seen at that interval too.
     """
-    loaded = experiments.load(experiment)
+    loaded = experiments.load(experiment, set)
     folder = reference or default_folder(loaded)
     out = out or Path("runs/evaluate") / loaded.name
     extra = {}

@@ -379,6 +379,10 @@ def test_a_summary_has_every_run_and_the_error_over_runs():
     assert "2 of 3 failed" in text
     assert "| temperature/mean_K | 302 ± 3 | 299, 305 |" in text
     assert summarize([early])["figures"] == {}
+    without = report(301.0, None)
+    part = summarize([without, report(299.0, 0.9)])["figures"]["vdos/overlap/all/overlap"]
+    assert part == {"mean": 0.9, "mean_error": None, "runs": [None, 0.9]}
+    assert "| 0.9 | –, 0.9 |" in render_summary(summarize([without, report(299.0, 0.9)]))
 
 
 def test_an_isolated_molecule_without_rotation_is_measured(tmp_path):

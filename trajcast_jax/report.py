@@ -246,7 +246,8 @@ FIGURES = (
 def summarize(reports: Sequence[dict]) -> dict:
     """Several runs of one system: every figure of each, its mean and standard error over runs.
 
-    Runs that failed too early to be compared count in `failed_after_ps` only.
+    Runs that failed too early to be compared count in `failed_after_ps` only; one that has no
+    value of a figure, as of a torsion that it hardly turned, has None there.
     """
     compared = [figures(report) for report in reports if "temperature" in report]
     summary = {
@@ -256,10 +257,11 @@ def summarize(reports: Sequence[dict]) -> dict:
         "failed_after_ps": [report["failure"]["time_ps"] for report in reports],
         "figures": {},
     }
-    for name in compared[0] if compared else ():
-        values = [found[name] for found in compared]
+    for name in dict.fromkeys(name for found in compared for name in found):
+        runs = [found.get(name) for found in compared]
+        values = [value for value in runs if value is not None]
         error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-        summary["figures"][name] = {"mean": fmean(values), "mean_error": error, "runs": values}
+        summary["figures"][name] = {"mean": fmean(values), "mean_error": error, "runs": runs}
     return summary
 
 
@@ -276,11 +278,15 @@ def figures(report: dict) -> dict[str, float]:
     return dict(walk(report, ""))
 
 
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
 def render_summary(summary: dict) -> str:
     """The summary as Markdown."""
     failed = sum(time is not None for time in summary["failed_after_ps"])
     rows = [
-        [name, _number(part, "mean", ".4g"), ", ".join(f"{value:.4g}" for value in part["runs"])]
+        [name, _number(part, "mean", ".4g"), ", ".join(map(_short, part["runs"]))]
         for name, part in summary["figures"].items()
     ]
     return (
