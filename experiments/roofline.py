@@ -173,21 +173,21 @@ def plot(results: dict) -> Figure:
         axes.loglog(
             intensity, roof, style, color=plots.STORED, label=f"matrix product, copy {where}"
         )
-    styles = {"forecast": plots.FORECAST, "training step": plots.LIMIT}
-    for what, color in styles.items():
-        label = what
-        for name, case in results["cases"].items():
-            row = case["rows"].get(what, {})
-            if "gb_per_s" not in row:
-                continue
-            x, y = row["gflops"] / row["gb_per_s"], row["gflops"]
-            axes.plot(x, y, "o", color=color, label=label)
-            short = Path(name.split(" / ")[0]).stem
-            axes.annotate(short, (x, y), xytext=(5, -3), textcoords="offset points", fontsize=8)
-            label = None
+    # Forecasts have their names to the right, training steps to the left; neighbours apart.
+    styles = {"forecast": (plots.FORECAST, "left", 6), "training step": (plots.LIMIT, "right", -6)}
+    for what, (color, side, away) in styles.items():
+        rows = [(name, case["rows"].get(what, {})) for name, case in results["cases"].items()]
+        rows = sorted((r["gflops"], r["gb_per_s"], name) for name, r in rows if "gb_per_s" in r)
+        for k, (gflops, moved, name) in enumerate(rows[::-1]):
+            point = gflops / moved, gflops
+            axes.plot(*point, "o", color=color, label=what if k == 0 else None)
+            axes.annotate(
+                Path(name.split(" / ")[0]).stem, point, (away, -8 * (k % 2)),
+                textcoords="offset points", horizontalalignment=side, fontsize=8,
+            )  # fmt: skip
     axes.set(
         xlabel="operations of matrix products per byte that kernels move",
-        ylabel="GFlop/s", xlim=(0.3, 300), title="Roofline",
+        ylabel="GFlop/s", xlim=(0.3, 300), ylim=(1, 2 * machine["peak_gflops"]), title="Roofline",
     )  # fmt: skip
     axes.legend(loc="lower right")
     return figure
