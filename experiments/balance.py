@@ -149,17 +149,13 @@ class Vibrations:
 
 
 class Motions:
-    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter.
+    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter."""
 
-    Of a `share` of all pairs, whose far field has this mesh; the others give 0, as in `Vibrations`.
-    What longer cells gain must not be made up for by a loss in those that forecasts are in.
-    """
-
-    def __init__(self, forecaster: Forecaster, pairs: FramePairs, mesh=None, share: float = 1.0):
-        self.forecaster, self.mesh, self.share = forecaster, mesh or pairs.mesh, share
+    def __init__(self, forecaster: Forecaster, pairs: FramePairs):
+        self.forecaster = forecaster
         self.mean = jax.jit(lambda pairs: jax.lax.map(self._truth, pairs).mean(0))(pairs)
         weights = jnp.tile(jnp.sqrt(self.mean[0]), len(self.mean))
-        self.weights = share * weights / weights.sum()
+        self.weights = weights / weights.sum()
 
     def _truth(self, pair: FramePairs):
         zeros = jnp.zeros_like(pair.displacements)
@@ -168,10 +164,25 @@ class Motions:
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
+        forecast, truth = motion_energies(self.forecaster, pair, edges, errors)
+        return over_sizes(forecast - truth, self.mean).ravel()
+
+
+class OfMesh:
+    """The gains of the pairs whose far field has one mesh, a `share` of all; the others give 0.
+
+    What longer cells gain must not be made up for by a loss in those that forecasts are in.
+    """
+
+    def __init__(self, gains: Motions, mesh: tuple[int, int, int] | None, share: float):
+        self.gains, self.mesh, self.share = gains, mesh, share
+        self.weights = share * gains.weights
+
+    def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
+        """Of one pair; over the share, so that the mean over all pairs is that of these."""
         if pair.mesh != self.mesh:
             return jnp.zeros_like(self.weights)
-        forecast, truth = motion_energies(self.forecaster, pair, edges, errors)
-        return over_sizes(forecast - truth, self.mean).ravel() / self.share
+        return self.gains(pair, edges, errors) / self.share
 
 
 class BendsAndStretches:
@@ -212,7 +223,7 @@ class Together:
         return jnp.concatenate([part(pair, edges, errors) for part in self.parts])
 
 
-Kinds = Vibrations | Motions | BendsAndStretches | Together
+Kinds = Vibrations | Motions | OfMesh | BendsAndStretches | Together
 
 
 def gains_of(
@@ -226,9 +237,9 @@ def gains_of(
     """The kinds of motion that are balanced: the groups hold pairs of `reference` and more."""
     few = jax.tree.map(lambda x: x[:: len(x) // 500 + 1], reference)
     if not arguments.modes:
-        total = sum(len(pairs) for pairs in groups)
-        shares = [(pairs.mesh, len(pairs) / total) for pairs in groups]
-        return Together(*(Motions(forecaster, few, *share) for share in shares))
+        motions, shares = Motions(forecaster, few), shares_of(groups)
+        parts = zip(groups, shares, strict=True)
+        return Together(*(OfMesh(motions, pairs.mesh, share) for pairs, share in parts))
     chosen = [[paths[k] for k in experiment.data.train_runs]]
     for folder in arguments.longer:
         chosen.append(complete_runs(folder))
@@ -253,6 +264,12 @@ def by_mesh(parts: list[FramePairs]) -> list[FramePairs]:
     for part in parts:
         groups.setdefault(part.mesh, []).append(part)
     return [join(group) for group in groups.values()]
+
+
+def shares_of(groups: list[FramePairs]) -> np.ndarray:
+    """How many of all pairs are in each group."""
+    sizes = np.array([len(pairs) for pairs in groups])
+    return sizes / sizes.sum()
 
 
 def chunk_of_updates(forecaster: Forecaster, settings, gains: Kinds, arguments: Arguments):
@@ -315,7 +332,7 @@ def main(arguments: Arguments) -> None:
     carry = state, jnp.zeros_like(gains.weights), jnp.zeros_like(gains.weights)
     chunk = chunk_of_updates(forecaster, settings, gains, arguments)
     begin, first = time.monotonic(), 0.0
-    shares = np.array([len(pairs) for pairs in groups]) / sum(len(pairs) for pairs in groups)
+    shares = shares_of(groups)
     owed = np.zeros(len(groups))  # so that each has its share of the updates, evenly spread
     chunks = -(-arguments.updates // CHUNK)
     for done in (bar := tqdm(range(chunks), unit="update", unit_scale=CHUNK)):

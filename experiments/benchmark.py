@@ -227,10 +227,13 @@ def measure_stride(arguments, experiment: Experiment, forecaster, params, start,
         follow = lambda here, _: (forecaster(params, here, listed), None)  # noqa: E731
         return jax.lax.scan(follow, system, None, n)[0]
 
-    bare, row = compiled(forecasts, start, listed)
-    spent = timed(lambda: bare(start, listed), arguments.repeats, probe)
-    row |= rates(bare, spent["wall_s"], forecasts, start, listed)
-    out["forecast"] = row | {key: value / n for key, value in spent.items()}
+    def in_loop(function, *inputs):
+        made, row = compiled(function, *inputs)
+        whole = timed(lambda: made(*inputs), arguments.repeats, probe)
+        return made, row | {key: value / n for key, value in whole.items()}
+
+    bare, row = in_loop(forecasts, start, listed)
+    out["forecast"] = row | rates(bare, n * row["wall_s"], forecasts, start, listed)
     moved = start.replace(positions=start.positions + settings.skin)
     update, _ = compiled(neighbors.update, listed, moved)
     rebuild = timed(lambda: update(listed, moved), arguments.repeats)["wall_s"]
@@ -241,9 +244,7 @@ def measure_stride(arguments, experiment: Experiment, forecaster, params, start,
             one = replicate(sim)
             keys = jax.random.split(jax.random.key(0), count)
             first = jax.vmap(lambda k: sim.init(k, start, listed))(keys)
-        run, row = compiled(rollout(one.step, n), first)
-        whole = timed(lambda run=run, first=first: run(first), arguments.repeats, probe)
-        row |= {key: value / n for key, value in whole.items()}
+        run, row = in_loop(rollout(one.step, n), first)
         last = run(first)[0]
         rate = float(jnp.mean(last.neighbors.rebuilds - first.neighbors.rebuilds)) / n
         row["rebuilds_per_stride"] = rate

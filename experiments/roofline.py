@@ -25,7 +25,7 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota"
 SELECTING = {"dynamic-slice", "slice", "gather"}
 """Those that read no more of their first operand than they give."""
 UPDATING = "dynamic-update-slice"
-"""Writes its second operand into its first."""
+"""Writes its second operand into its first, and reads nothing of that."""
 
 
 def multiplications(function: Callable, *arguments) -> float:
@@ -137,23 +137,21 @@ def _touched(body: list[Instruction], written: int) -> float:
     """Bytes that one kernel reads of its parameters, and writes."""
     sizes = {one.name: one.size for one in body}
     origin: dict[str, str] = {}  # a bitcast is another name for the same bytes
-    users: dict[str, list[Instruction]] = {}
+    users: dict[str, list[tuple[int, Instruction]]] = {}  # and as which of its operands
     for one in body:
         operands = [origin.get(name, name) for name in one.operands]
         if one.operation == "bitcast":
             origin[one.name] = operands[0]
             continue
-        for name in operands:
-            users.setdefault(name, []).append(one)
+        for place, name in enumerate(operands):
+            users.setdefault(name, []).append((place, one))
     read = 0
     for parameter in (one for one in body if one.operation == "parameter"):
         uses = users.get(parameter.name, [])
-        parts = [one for one in uses if origin.get(one.operands[0], one.operands[0])
-                 == parameter.name and one.operation in {*SELECTING, UPDATING}]  # fmt: skip
-        if len(parts) < len(uses):
+        if any(place or one.operation not in {*SELECTING, UPDATING} for place, one in uses):
             read += parameter.size
             continue
-        for one in parts:
+        for _, one in uses:
             if one.operation == UPDATING:  # in place: no more is written than the slice
                 written -= one.size - sizes[one.operands[1]]
             else:

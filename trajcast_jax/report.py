@@ -278,15 +278,12 @@ def figures(report: dict) -> dict[str, float]:
     return dict(walk(report, ""))
 
 
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
 def render_summary(summary: dict) -> str:
     """The summary as Markdown."""
     failed = sum(time is not None for time in summary["failed_after_ps"])
+    each = lambda values: ", ".join(_number({"run": x}, "run", ".4g") for x in values)  # noqa: E731
     rows = [
-        [name, _number(part, "mean", ".4g"), ", ".join(map(_short, part["runs"]))]
+        [name, _number(part, "mean", ".4g"), each(part["runs"])]
         for name, part in summary["figures"].items()
     ]
     return (
