@@ -47,21 +47,26 @@ def test_displacements_take_the_minimum_image():
     np.testing.assert_allclose(a.displacements, b.displacements, atol=1e-5)
 
 
-def test_edges_are_those_of_a_neighbour_list():
+@pytest.mark.parametrize(
+    ("repeat", "cutoff"),
+    [((3, 1, 1), 3.5), ((3, 3, 2), 5.0)],
+    ids=["images", "room for less than the skin"],
+)
+def test_edges_are_those_of_a_neighbour_list(repeat, cutoff):
     """However far atoms have moved, or been folded back, from one frame to the next."""
-    run, times = trajectory(spacing=30.0)
+    run, times = trajectory(repeat=repeat, spacing=30.0)
     fold = np.zeros(run.positions.shape)
     fold[20:, 5] = np.asarray(run.cell)[2]
     run = run.replace(positions=run.positions + fold)
     assert np.abs(run.positions[20:, :5] - run.positions[0, :5]).max() > SKIN
-    pairs = frame_pairs([(run, times)], 30.0, 3.5, 8, time_reversal=True)
-    fns = neighbor_list(run.cell, 3.5, 0.0)
+    pairs = frame_pairs([(run, times)], 30.0, cutoff, 8, time_reversal=True)
+    fns = neighbor_list(run.cell, cutoff, 0.0)
     listed = fns.allocate(jax.tree.map(lambda x: jnp.asarray(x[0]), pairs.system), capacity=64)
     update = jax.jit(fns.update)
     for k in range(len(pairs)):
         pair = jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), pairs)
         listed = update(listed, pair.system)
-        expected, got = graph(pair.system, listed, 3.5), pair.edges(3.5)
+        expected, got = graph(pair.system, listed, cutoff), pair.edges(cutoff)
         lengths = [np.sort(np.linalg.norm(g.vectors[g.mask], axis=-1)) for g in (expected, got)]
         np.testing.assert_allclose(*lengths, atol=1e-5)
 
