@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import Statistics
 from trajcast_jax.far_field import decorrelation, far_features, mesh_size, neutral_charges
-from trajcast_jax.graph import Graph, graph, nearest, neighbor_list
+from trajcast_jax.graph import Graph, graph, minimum_image_reach, nearest, neighbor_list
 from trajcast_jax.system import System, heights, minimum_image, pad, product
 
 
@@ -229,9 +229,9 @@ def _neighbors(system: System, cutoff: float):
 def _skin(cell, cutoff: float) -> float:
     """`SKIN`, or less where the minimum image suffices then: it is found twenty times as fast.
 
-    Frames are far apart, so that every other one needs a list of its own anyway.
+    Frames are far apart, so that many need a list of their own with any skin.
     """
-    room = np.inf if cell is None else 0.4999 * float(heights(np.asarray(cell)).min()) - cutoff
+    room = 0.9998 * minimum_image_reach(cell) - cutoff
     return min(SKIN, room) if room > 0 else SKIN
 
 

@@ -230,12 +230,17 @@ def neighbor_list(
     return NeighborFns(allocate, update, float(cutoff), float(skin))
 
 
+def minimum_image_reach(cell: Float[Array, "3 3"] | None) -> float:
+    """Half the smallest height (Å): nearer than that the minimum image finds every neighbour."""
+    return np.inf if cell is None else 0.5 * float(heights(np.asarray(cell)).min())
+
+
 def _algorithm(cell, reach: float):
     """jax-md's list for the cell, and what makes its coordinates of a system."""
     if cell is None:
         free = partition.neighbor_list(space.free()[0], 1.0, reach, disable_cell_list=True)
         return free, _same
-    if float(heights(np.asarray(cell)).min()) > 2.0 * reach:
+    if reach < minimum_image_reach(cell):
         return _minimum_image_list(cell, reach), _fractional
     return _multi_image_list(cell, reach), _fractional
 
