@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: precision, small systems, untrained forecasters."""
+"""Shared by all tests: kept programs, precision, small systems, untrained forecasters."""
+
+import os
+import platform
 
 import ase.build
 import jax
@@ -9,6 +12,21 @@ from ase.spacegroup import crystal
 from trajcast_jax.config import ModelSettings, Statistics
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.system import make_system
+
+
+def pytest_configure(config):
+    """What one test has compiled no other compiles again, in no process and no later run.
+
+    Most of the time of these tests is the compiler's. `pytest --cache-clear` forgets it all.
+    """
+    kept = config.cache.mkdir(f"compiled-{platform.node()}")  # programs are made for one CPU
+    options = {
+        "jax_compilation_cache_dir": str(kept),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for what tests start
 
 
 @pytest.fixture

@@ -130,24 +130,28 @@ def test_loss_of_a_batch_holds_the_imbalance_of_the_batch():
     setup = forecaster()
     params = setup.init(0)
     settings = dataclasses.replace(SETTINGS, energy_balance=0.7)
-    forecasts, truths, losses = 0.0, 0.0, []
-    for k in range(3):
-        pair = jax.tree.map(lambda x, k=k: x[k], batch)
-        errors = pair_errors(setup, params, pair)
-        losses.append(pair_loss(setup, settings, pair, errors))
-        index = setup.species_index(pair.system.species)
-        edges = pair.edges(3.5)
-        d, v, before = pair.displacements, pair.velocities, pair.system.velocities
-        for error, total in ((errors, "forecasts"), ((0.0, 0.0), "truths")):
-            a, b = d + error[0], v + error[1]
-            part = motion_sums(
-                edges, index, pair.system.masses, [(b, b), (a, a), (a, before)], 2, 3.5
-            )
-            if total == "forecasts":
-                forecasts += part
-            else:
-                truths += part
-    expected = np.mean(losses) + 0.7 * imbalance(forecasts, truths, 2)
-    np.testing.assert_allclose(batch_loss(setup, settings, params, batch), expected, rtol=1e-5)
+
+    @jax.jit
+    def alone(pair):
+        """The loss of one pair, and its sums in the forecast and in truth."""
+        edges, index = pair.edges(3.5), setup.species_index(pair.system.species)
+        before, errors = pair.system.velocities, pair_errors(setup, params, pair)
+
+        def sums(off):
+            d, v = pair.displacements + off[0], pair.velocities + off[1]
+            products = [(v, v), (d, d), (d, before)]
+            return motion_sums(edges, index, pair.system.masses, products, 2, 3.5)
+
+        return pair_loss(setup, settings, pair, errors), sums(errors), sums((0.0, 0.0))
+
+    losses, forecasts, truths = (
+        jnp.stack(x)
+        for x in zip(
+            *(alone(jax.tree.map(lambda x, k=k: x[k], batch)) for k in range(3)), strict=True
+        )
+    )
+    expected = np.mean(losses) + 0.7 * imbalance(forecasts.sum(0), truths.sum(0), 2)
+    loss = jax.jit(batch_loss, static_argnums=(0, 1))
+    np.testing.assert_allclose(loss(setup, settings, params, batch), expected, rtol=1e-5)
     plain = dataclasses.replace(SETTINGS, energy_balance=0.0)
-    np.testing.assert_allclose(batch_loss(setup, plain, params, batch), np.mean(losses), rtol=1e-6)
+    np.testing.assert_allclose(loss(setup, plain, params, batch), np.mean(losses), rtol=1e-6)

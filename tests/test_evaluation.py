@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 
 import jax
 import jax.numpy as jnp
@@ -409,21 +408,6 @@ def test_an_isolated_molecule_without_rotation_is_measured(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_long_trajectory_is_reported_within_a_minute(tmp_path):
-    """100 ps of 216 atoms in strides of 30 fs: processor time, with compilation and plots."""
-    settings = dataclasses.replace(
-        SETTINGS,
-        data=dataclasses.replace(SETTINGS.data, time_step=30.0),
-        evaluation=EvaluationSettings(),
-    )
-    reference = reference_observables([salt(0, 30.0, 400, repeat=3)], 30.0, 30.0, settings)
-    trajectory = salt(1, 30.0, 3_333, repeat=3)
-    jax.clear_caches()
-    start = time.process_time()
-    write_report(tmp_path, trajectory, reference, settings, {})
-    assert time.process_time() - start < 60
-
-
 def peroxide(degrees, length=1.45, seed=0):
     """Frames of H–O–O–H with these torsions: bonds of 0.97 Å and `length`, right angles."""
     turn = np.radians(degrees)[:, None]

@@ -10,14 +10,9 @@ from conftest import as_system, forecaster, quartz_atoms
 from scipy.special import erf
 from scipy.stats import special_ortho_group
 
+from trajcast_jax import far_field as far
 from trajcast_jax.dataset import frame_pairs, statistics
-from trajcast_jax.far_field import (
-    decorrelation,
-    far_features,
-    far_field,
-    mesh_size,
-    neutral_charges,
-)
+from trajcast_jax.far_field import decorrelation, mesh_size, neutral_charges
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.system import make_system, pad
@@ -25,6 +20,10 @@ from trajcast_jax.system import make_system, pad
 WIDTH = 1.1
 CELL = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.5], [-1.0, 1.5, 10.0]])
 MESH = mesh_size(CELL, 3.5 * WIDTH)
+
+# As in every use: op by op they would be some hundred programs.
+far_field = jax.jit(far.far_field, static_argnums=(3, 4))
+far_features = jax.jit(far.far_features, static_argnums=(2, 3, 4))
 
 
 def atoms(n=12, seed=0):
@@ -50,9 +49,8 @@ def plain_sum(positions, sources):
 def test_the_mesh_gives_ewalds_sum():
     positions, sources = atoms()
     expected = plain_sum(positions, sources)
-    got = jax.jit(lambda r: far_field(r, jnp.asarray(CELL), jnp.asarray(sources), WIDTH, MESH))(
-        jnp.asarray(positions, jnp.float32)
-    )
+    single = jnp.asarray(positions, jnp.float32)
+    got = far_field(single, jnp.asarray(CELL), jnp.asarray(sources), WIDTH, MESH)
     np.testing.assert_allclose(got, expected, atol=1e-3 * np.sqrt(np.mean(expected**2)))
     finer = tuple(2 * n for n in MESH)
     finer = far_field(jnp.asarray(positions), jnp.asarray(CELL), jnp.asarray(sources), WIDTH, finer)
@@ -196,7 +194,7 @@ def test_statistics_of_a_periodic_system_hold_charges_that_cancel():
     counts = np.array([(species == z).sum() for z in fc.statistics.species])
     np.testing.assert_allclose(counts @ mixing, 0, atol=1e-6 * np.abs(mixing).max())
     frame = jax.tree.map(lambda x: jnp.asarray(x[0]), pairs)
-    *_, far = fc.inputs(frame.system, frame.edges(3.5))
+    *_, far = jax.jit(fc.inputs)(frame.system, frame.edges(3.5))
     np.testing.assert_allclose(jnp.mean(far**2, axis=(0, 2)), 1.0, atol=0.5)
 
 
@@ -208,7 +206,8 @@ def test_any_mixing_of_fields_is_that_of_unit_charges():
         fc.statistics, far_mixing=tuple(tuple(map(tuple, m)) for m in mixing.tolist())
     )
     frame = jax.tree.map(lambda x: jnp.asarray(x[0]), pairs)
-    *_, far = Forecaster(fc.settings, measured, 30.0).inputs(frame.system, frame.edges(3.5))
+    inputs = jax.jit(Forecaster(fc.settings, measured, 30.0).inputs)
+    *_, far = inputs(frame.system, frame.edges(3.5))
     unit = jnp.eye(2)[fc.species_index(frame.system.species)]
     fields = far_features(frame.system, unit, 3.5, pairs.mesh, 30.0)
     expected = jnp.einsum("aksx,kst->aktx", fields, mixing).reshape(far.shape)
@@ -245,7 +244,11 @@ def test_only_with_it_does_a_network_hear_of_atoms_beyond_its_reach():
     plain = forecaster(blocks=1)
     plain_params = plain.init(0)
     alone = fc.settings.cutoff + 1.5
-    outputs = []
+
+    def raw(model, params):
+        return jax.jit(lambda *args: model._network(params, *model.inputs(*args))[0])
+
+    networks, outputs = (raw(fc, params), raw(plain, plain_params)), []
     for distance in (alone, alone + 0.5):
         system = make_system(
             [[0, 0, 0], [1.6, 0, 0], [distance + 1.6, 0, 0]], np.full((3, 3), 1e-3), [14, 8, 8]
@@ -253,10 +256,7 @@ def test_only_with_it_does_a_network_hear_of_atoms_beyond_its_reach():
         listed = neighbor_list(None, fc.settings.cutoff).allocate(system)
         edges = graph(system, listed, fc.settings.cutoff)
         assert edges.mask.sum() == 2
-        outputs.append([
-            fc._network(params, *fc.inputs(system, edges))[0],
-            plain._network(plain_params, *plain.inputs(system, edges))[0],
-        ])  # fmt: skip
+        outputs.append([network(system, edges) for network in networks])
     (with_far, without), (with_far_2, without_2) = outputs
     np.testing.assert_array_equal(without, without_2)
     assert jnp.abs(with_far - with_far_2).max() > 1e-3
@@ -264,12 +264,13 @@ def test_only_with_it_does_a_network_hear_of_atoms_beyond_its_reach():
 
 def test_a_batch_a_vmap_and_single_frames_agree():
     fc, params, pairs = far_reaching()
-    edges = jax.vmap(lambda pair: pair.edges(3.5))(pairs)
+    edges = jax.jit(jax.vmap(lambda pair: pair.edges(3.5)))(pairs)
     batch = jax.jit(fc.batch_changes)(params, pairs.system, edges)
     mapped = jax.jit(jax.vmap(fc.changes, (None, 0, 0)))(params, pairs.system, edges)
+    alone = jax.jit(fc.changes)
     for k in range(len(pairs)):
         pair = jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), pairs)
-        single = fc.changes(params, pair.system, pair.edges(3.5))
+        single = alone(params, pair.system, pair.edges(3.5))
         for a, b, c in zip(single, batch, mapped, strict=True):
             np.testing.assert_allclose(b[k], a, atol=2e-6 * jnp.abs(a).max())
             np.testing.assert_allclose(c[k], a, atol=2e-6 * jnp.abs(a).max())

@@ -234,8 +234,8 @@ def test_one_scale_and_no_baseline_is_the_papers_normalisation(x64):
     neighbors = neighbor_list(system.cell, 3.5, 0.0).allocate(system)
     edges = graph(system, neighbors, 3.5)
     index = fc.species_index(system.species)
-    raw = plain.model.apply(params, edges, system.velocities, index)
-    after = plain.on_graph(params, system, edges)
+    raw = jax.jit(plain.model.apply)(params, edges, system.velocities, index)
+    after = compiled(plain)(params, system, edges)
     moved = after.positions - system.positions - 0.05 * raw[:, 0]
     np.testing.assert_allclose(moved - moved[0], 0.0, atol=1e-12)  # but for the centre of mass
     changed = after.velocities - 0.003 * raw[:, 1]
@@ -280,7 +280,7 @@ def test_model_needs_no_units():
     system = as_system(quartz_atoms((3, 1, 1)))
     neighbors = neighbor_list(system.cell, 3.5, 0.0).allocate(system)
     module: TrajCast = fc.model
-    raw = module.apply(
+    raw = jax.jit(module.apply)(
         fc.init(0), graph(system, neighbors, 3.5), system.velocities,
         fc.species_index(system.species),
     )  # fmt: skip
@@ -291,11 +291,18 @@ def test_model_needs_no_units():
 def speed_features(fc, params, system, velocities):
     """What the network makes of speeds."""
     listed = neighbor_list(system.cell, fc.settings.cutoff, 0.0).allocate(system)
-    _, seen = fc.model.apply(
+    _, seen = looked_into(fc)(
         params, graph(system, listed, fc.settings.cutoff), velocities,
-        fc.species_index(system.species), capture_intermediates=True, mutable="intermediates",
+        fc.species_index(system.species),
     )  # fmt: skip
     return seen["intermediates"]["speed_mixing"]["__call__"][0]
+
+
+@functools.cache
+def looked_into(fc):
+    """The network, with all that passes between its parts."""
+    options = {"capture_intermediates": True, "mutable": "intermediates"}
+    return jax.jit(functools.partial(fc.model.apply, **options))
 
 
 def test_relative_speeds_show_a_heavy_atom_as_fast_as_a_light_one(x64):

@@ -51,6 +51,7 @@ def neighborhood(n_atoms=5, slots=4, n_radial=3, lmax=2):
     return senders, radial, vectors
 
 
+@partial(jax.jit, static_argnames=("irreps_out", "lmax"))
 def reference_convolution(h, radial, vectors, senders, weights, irreps_out, lmax):
     """Edge by edge with e3nn's own tensor product."""
     paths = channelwise_paths(h.irreps, lmax, irreps_out)
@@ -84,7 +85,7 @@ def test_convolution_is_e3nns_tensor_product(irreps, neighbors, x64):
     module = Convolution(irreps, 2, neighbors, block=2)
     y = directions(vectors, 2)
     params = random_params(module, h, radial, y, senders)
-    out = module.apply(params, h, radial, y, senders)
+    out = jax.jit(module.apply)(params, h, radial, y, senders)
     expected = reference_convolution(
         h, radial, vectors, senders, params["params"]["weights"], irreps, 2
     )
@@ -111,7 +112,9 @@ def routes():
 def test_every_route_of_the_convolution_has_the_same_gradients(x64):
     every, arguments = routes()
     loss = lambda route, *args: sum((x**2).sum() for x in route(*args))  # noqa: E731
-    one, *others = (jax.grad(partial(loss, route), (0, 1, 2, 3))(*arguments) for route in every)
+    one, *others = (
+        jax.jit(jax.grad(partial(loss, route), (0, 1, 2, 3)))(*arguments) for route in every
+    )
     for other in others:
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
@@ -120,7 +123,7 @@ def test_every_route_of_the_convolution_has_the_same_gradients(x64):
 def test_every_route_of_the_convolution_has_the_same_forward_derivative(x64):
     every, arguments = routes()
     tangents = jax.tree.map(lambda x: normal(*x.shape, seed=x.size), arguments)
-    one, *others = (jax.jvp(route, arguments, tangents) for route in every)
+    one, *others = (jax.jit(partial(jax.jvp, route))(arguments, tangents) for route in every)
     for other in others:
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
@@ -129,15 +132,17 @@ def test_every_route_of_the_convolution_has_the_same_forward_derivative(x64):
 @pytest.mark.parametrize("neighbors", [50.0, 5.0], ids=["density", "direct"])
 def test_gradients_are_the_same_in_blocks(neighbors, x64):
     senders, radial, vectors = neighborhood(n_radial=3)
-    h = e3nn.IrrepsArray(NATURAL, normal(5, NATURAL.dim))
-    y = directions(vectors, 2)
+    values, y = normal(5, NATURAL.dim), directions(vectors, 2)
+    h = e3nn.IrrepsArray(NATURAL, values)
     params = random_params(Convolution(NATURAL, 2), h, radial, y, senders)
 
     def loss(params, radial, block):
         module = Convolution(NATURAL, 2, neighbors, block)
+        h = e3nn.IrrepsArray(NATURAL, values)  # such an array keeps tracers of the first use
         return (module.apply(params, h, radial, y, senders).array ** 2).sum()
 
-    whole, blocks = (jax.grad(loss, (0, 1))(params, radial, block) for block in (5, 2))
+    gradient = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+    whole, blocks = (gradient(params, radial, block) for block in (5, 2))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
@@ -155,6 +160,7 @@ def test_convolution_is_equivariant(x64):
     module = Convolution(BOTH, 2)
     params = random_params(module, h, radial, directions(vectors, 2), senders)
 
+    @jax.jit
     def function(h, vectors):
         return module.apply(params, h, radial, directions(vectors.array, 2), senders)
 
@@ -168,6 +174,7 @@ def test_node_tensor_product_is_equivariant_and_e3nns(x64):
     module = NodeTensorProduct(BOTH, 2)
     params = random_params(module, h, features, directions(velocities, 2))
 
+    @jax.jit
     def function(h, v):
         return module.apply(params, h, features, directions(v.array, 2))
 
@@ -187,6 +194,7 @@ def test_linear_gate_and_skip_are_equivariant(x64):
     linear, skip = Linear(gated), SpeciesLinear(BOTH, 3)
     p_linear, p_skip = random_params(linear, h), random_params(skip, h, species)
 
+    @jax.jit
     def function(h):
         return gate(linear.apply(p_linear, h), BOTH) + skip.apply(p_skip, h, species)
 

@@ -49,13 +49,10 @@ def test_outputs_are_stripped(path):
 
 
 @pytest.fixture(scope="module")
-def surroundings(tmp_path_factory):
-    """The environment of the kernels; what one has compiled the next need not compile."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
+def surroundings():
+    """The environment of the kernels."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {
-        "TRAJCAST_NOTEBOOK_FAST": "1", "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": paths,
-    }  # fmt: skip
+    return os.environ | {"TRAJCAST_NOTEBOOK_FAST": "1", "PYTHONPATH": paths}
 
 
 @every_notebook

@@ -2,11 +2,9 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from conftest import as_system, forecaster, quartz_atoms
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from experiments import rollout as command
 from trajcast_jax import checkpoint, io
@@ -34,23 +32,6 @@ class Bar:
 
     def __exit__(self, *_):
         pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Each command is a new process to the user, but need not wait for the compiler here."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    reset_cache()
 
 
 @pytest.fixture(scope="module")

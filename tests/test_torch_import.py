@@ -97,10 +97,13 @@ def test_gradient_of_the_loss_by_every_weight_is_pytorchs():
         assert error <= parity.BOUNDS["float64"], name
 
 
-def test_contracting_neighbors_first_is_pytorchs_too(monkeypatch):
-    """What many neighbours with few radial functions take: targets, loss and gradient."""
-    monkeypatch.setattr(tensor_product, "DENSITY_LIMIT", 1_000)
-    monkeypatch.setattr(tensor_product, "DENSITY_NEIGHBORS", 0)
+def test_messages_edge_by_edge_are_pytorchs_too(monkeypatch):
+    """What few neighbours or many radial functions take: targets, loss and gradient.
+
+    With its 12.5 neighbours and 16 functions the oracle contracts neighbours first elsewhere.
+    """
+    monkeypatch.setattr(tensor_product, "DENSITY_LIMIT", 0)
+    monkeypatch.setattr(tensor_product, "_density_forward", None)  # an error where it is taken
     oracle = parity.load(DATA / "parity_molecule.npz")
     whole = {k: v for k, v in oracle.arrays["float64"].items() if "step" not in k}
     found = dict(parity.errors(oracle._replace(arrays={"float64": whole})))
@@ -119,8 +122,13 @@ def test_every_order_and_depth_has_the_parameters_of_a_native_model(lmax, blocks
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, native)
     # A gradient by PyTorch's names exists for all of them: slices transpose to padding.
     settings = fc.settings
-    _, pull = jax.vjp(lambda s: to_params(s, settings, 2), {k: state[k] for k in _learned(state)})
-    (gradient,) = pull(jax.tree.map(jnp.ones_like, params))
+
+    @jax.jit
+    def pulled(state, ones):
+        return jax.vjp(lambda s: to_params(s, settings, 2), state)[1](ones)[0]
+
+    learned = {k: state[k] for k in _learned(state)}
+    gradient = pulled(learned, jax.tree.map(jnp.ones_like, params))
     ours = sum(x.size for x in jax.tree.leaves(params))
     assert sum(int((x != 0).sum()) for x in gradient.values()) == ours
 

@@ -162,13 +162,13 @@ def test_unknown_rules_are_named():
 def test_loss_and_errors_are_those_of_the_paper(setup, data):
     pair = jax.tree.map(lambda x: jnp.asarray(x[0]), data[0])
     params = setup.init(0)
-    d, v = pair_errors(setup, params, pair)
+    d, v = jax.jit(pair_errors, static_argnums=0)(setup, params, pair)
     scales = np.asarray(setup.scales(pair.system.species))
     expected = 0.5 * np.mean((d / scales[:, :1]) ** 2) + 0.5 * np.mean((v / scales[:, 1:]) ** 2)
     loss = pair_loss(setup, SETTINGS, pair, (d, v))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     one = jax.tree.map(lambda x: x[:1], data[0])
-    sums = error_sums(setup, params, jax.tree.map(jnp.asarray, one))
+    sums = jax.jit(error_sums, static_argnums=0)(setup, params, jax.tree.map(jnp.asarray, one))
     np.testing.assert_allclose(sums[1], [abs(v).sum(), abs(pair.velocities).sum()], rtol=1e-5)
 
 

@@ -105,6 +105,7 @@ class NeighborIndices(Protocol):
     mesh: tuple[int, int, int] | None
 
 
+@functools.partial(jax.jit, static_argnames="cutoff", inline=True)  # at once outside of a jit too
 def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
     """The edges within the cutoff (Å), from a list that may hold more; differentiable.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import e3nn_jax as e3nn
+import jax
 import numpy as np
 import yaml
 from jaxtyping import Float
@@ -311,5 +312,6 @@ def forecaster(
 def params_of(config: Mapping, state: Mapping[str, np.ndarray]) -> Any:
     """Our parameters of a PyTorch model, in the precision of the state dict where JAX has it."""
     settings = model_settings(config, state)
-    stretch = frequency_stretch(config, state)
-    return to_params(state, settings, int(config["num_chem_elements"]), stretch)
+    stretch, n_species = frequency_stretch(config, state), int(config["num_chem_elements"])
+    weights = {name: state[name] for name in expected_shapes(settings, n_species)}
+    return jax.jit(lambda w: to_params(w, settings, n_species, stretch))(weights)
