@@ -157,6 +157,9 @@ def make_coupling(settings: RolloutSettings, kelvin, angular: bool) -> Coupling:
             f"rollout.ensemble is '{settings.ensemble}', but must be one of {', '.join(ensembles)}."
         )
     coupling = ensembles[settings.ensemble]()
+    if settings.friction_time:
+        friction = langevin(kelvin, settings.friction_time)
+        return chain(coupling, friction, zero_momentum(1, angular))
     if settings.zero_momentum_every:
         return chain(coupling, zero_momentum(settings.zero_momentum_every, angular))
     return coupling

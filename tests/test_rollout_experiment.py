@@ -2,14 +2,18 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+import scipy.optimize
 from conftest import as_system, forecaster, quartz_atoms
 
 from experiments import rollout as command
 from trajcast_jax import checkpoint, io
 from trajcast_jax.config import Experiment, RolloutSettings
+from trajcast_jax.mechanics import maxwell_boltzmann, momentum
 from trajcast_jax.rollout import RolloutError
+from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 
 class Bar:
@@ -166,3 +170,42 @@ def test_command_line_settings():
     assert run.temperatures == (250.0, 350.0)
     assert run.start.endswith("pretrained/quartz/start.extxyz")
     assert out.parent.as_posix() == "runs/quartz/rollout"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ensemble", ["nve", "csvr"])
+def test_friction_holds_what_gains_and_what_loses(ensemble):
+    """Of velocities that grow by 1 + g a stride, without any exchange between the species.
+
+    One that grows so after friction c = exp(−Δt/τ) and noise has T/T₀ = (1 − c²)/(1 − c²(1 + g)²).
+    CSVR, which would drive them apart without end, takes from all g the same.
+    """
+    gains, shares = np.array([0.002, -0.002]), np.array([2 / 3, 1 / 3])  # oxygen, silicon
+    settings = RolloutSettings(ensemble=ensemble, friction_time=3_000.0)
+    coupling = command.make_coupling(settings, 300.0, False)
+    system = as_system(quartz_atoms((3, 3, 1)))
+    silicon = np.asarray(system.species) == 14
+    growth = 1 + gains[silicon.astype(int)][:, None]
+
+    def stride(carry, key):
+        state, system = coupling.apply(*carry, key, 30.0)
+        squares = system.masses[:, None] * system.velocities**2
+        return (state, system.replace(velocities=growth * system.velocities)), squares.mean(1)
+
+    start = system.replace(velocities=maxwell_boltzmann(jax.random.key(0), system, 300.0))
+    carry = coupling.init(jax.random.key(1), start), start
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    (_, end), squares = jax.jit(lambda carry: jax.lax.scan(stride, carry, keys))(carry)
+    kelvins = KINETIC_TO_EV / BOLTZMANN * np.asarray(squares)[1_000:].mean(0)
+    kelvins = np.array([kelvins[~silicon].mean(), kelvins[silicon].mean()]) * 81 / 80
+
+    def expected(taken):
+        c = np.exp(-30.0 / 3_000.0)
+        return 300.0 * (1 - c**2) / (1 - c**2 * (1 + gains - taken) ** 2)
+
+    taken = 0.0
+    if ensemble == "csvr":
+        taken = scipy.optimize.brentq(lambda x: shares @ expected(x) - 300.0, -1e-3, 1e-3)
+    # 19,000 strides are 380 correlation times of 81 and more components.
+    np.testing.assert_allclose(kelvins, expected(taken), rtol=5 * (2 / (81 * 380)) ** 0.5)
+    np.testing.assert_allclose(momentum(end), 0, atol=1e-3)

@@ -161,10 +161,13 @@ class RolloutSettings:
     chunk: int = 100  # strides per compiled scan
     skin: float = 0.5  # Å
     ensemble: str = "csvr"
-    """"csvr" or "nve"."""
+    """"csvr", "langevin" or "nve"."""
     temperature: float = 300.0  # K
     final_temperature: float | None = None  # K, of a linear ramp; None for constant
     time_constant: float = 75.0  # fs
+    friction_time: float = 0.0
+    """fs, of a weak Langevin thermostat beside that of the ensemble, which holds every vibration
+    near the temperature, not only their sum; 0 for none."""
     zero_momentum_every: int = 0  # strides; 0 for never
     max_temperature: float = 3000.0  # K; above it the rollout stops
     seed: int = 0

@@ -94,7 +94,9 @@ def lattice_translations(
 def _averaged(covariance, moves: Int[np.ndarray, "translation atom"]):
     """The mean of a covariance (3·atom, 3·atom) over exchanges of atoms that leave it the same."""
     by_atom = covariance.reshape(moves.shape[1], 3, moves.shape[1], 3)
-    return np.mean([by_atom[to][:, :, to] for to in moves], axis=0).reshape(covariance.shape)
+    # One by one: together those of a thousand atoms would take 17 GB.
+    total = sum(by_atom[to][:, :, to] for to in moves)
+    return (total / len(moves)).reshape(covariance.shape)
 
 
 def _from_fluctuations(displacements, velocities, free: int = 0):
