@@ -1,4 +1,4 @@
-"""The shipped models: all restore and forecast; of copies of a cell one makes copies."""
+"""The shipped models: which there are, and that one makes copies of copies of its cell."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import trajcast_jax as tj
 from trajcast_jax.checkpoint import pretrained
 from trajcast_jax.system import System
 
-NAMES = sorted(path.parent.name for path in (pretrained("quartz").parent).glob("*/model.json"))
+NAMES = sorted(path.parent.name for path in pretrained("quartz").parent.glob("*/model.json"))
 
 
 def copies(system: System, count: int) -> System:
