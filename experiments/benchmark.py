@@ -160,15 +160,18 @@ def frames_of(name: str, dtype) -> tuple[str, list[System]]:
     return name, [jax.tree.map(jnp.asarray, supercell(system, int(times or 1)))]
 
 
-def supercell(system: System, times: int) -> System:
-    """The periodic system `times` times along each lattice vector."""
-    if times == 1:
+def supercell(system: System, times: int | tuple[int, int, int]) -> System:
+    """The periodic system `times` times along each lattice vector, or so many along each."""
+    times = np.broadcast_to(times, 3)
+    if np.all(times == 1):
         return system
-    cells = np.stack(np.meshgrid(*[np.arange(times)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
+    cells = np.stack(np.meshgrid(*map(np.arange, times), indexing="ij"), -1).reshape(-1, 1, 3)
     positions = (np.asarray(system.positions) + cells @ np.asarray(system.cell)).reshape(-1, 3)
     velocities = np.tile(np.asarray(system.velocities), (len(cells), 1))
     numbers = np.tile(np.asarray(system.species), len(cells))
-    return make_system(positions, velocities, numbers, cell=np.asarray(system.cell) * times)
+    return make_system(
+        positions, velocities, numbers, cell=np.asarray(system.cell) * times[:, None]
+    )
 
 
 def forecaster_of(preset: str, name: str, frames: list[System], cutoff: float | None):

@@ -62,12 +62,11 @@ def test_edges_are_those_of_a_neighbour_list(repeat, cutoff):
     pairs = frame_pairs([(run, times)], 30.0, cutoff, 8, time_reversal=True)
     fns = neighbor_list(run.cell, cutoff, 0.0)
     listed = fns.allocate(jax.tree.map(lambda x: jnp.asarray(x[0]), pairs.system), capacity=64)
-    update, edges = jax.jit(fns.update), jax.jit(lambda pair: pair.edges(cutoff))
-    edges_of = jax.jit(lambda system, listed: graph(system, listed, cutoff))
+    update = jax.jit(fns.update)
     for k in range(len(pairs)):
         pair = jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), pairs)
         listed = update(listed, pair.system)
-        expected, got = edges_of(pair.system, listed), edges(pair)
+        expected, got = graph(pair.system, listed, cutoff), pair.edges(cutoff)
         lengths = [np.sort(np.linalg.norm(g.vectors[g.mask], axis=-1)) for g in (expected, got)]
         np.testing.assert_allclose(*lengths, atol=1e-5)
 

@@ -10,9 +10,14 @@ from conftest import as_system, forecaster, quartz_atoms
 from scipy.special import erf
 from scipy.stats import special_ortho_group
 
-from trajcast_jax import far_field as far
 from trajcast_jax.dataset import frame_pairs, statistics
-from trajcast_jax.far_field import decorrelation, mesh_size, neutral_charges
+from trajcast_jax.far_field import (
+    decorrelation,
+    far_features,
+    far_field,
+    mesh_size,
+    neutral_charges,
+)
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.system import make_system, pad
@@ -22,8 +27,8 @@ CELL = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.5], [-1.0, 1.5, 10.0]])
 MESH = mesh_size(CELL, 3.5 * WIDTH)
 
 # As in every use: op by op they would be some hundred programs.
-far_field = jax.jit(far.far_field, static_argnums=(3, 4))
-far_features = jax.jit(far.far_features, static_argnums=(2, 3, 4))
+far_field = jax.jit(far_field, static_argnums=(3, 4))
+far_features = jax.jit(far_features, static_argnums=(2, 3, 4))
 
 
 def atoms(n=12, seed=0):

@@ -1,31 +1,17 @@
 """The shipped models: which there are, and that one makes copies of copies of its cell."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import trajcast_jax as tj
+from experiments.benchmark import supercell
 from trajcast_jax.checkpoint import pretrained
-from trajcast_jax.system import System
-
-NAMES = sorted(path.parent.name for path in pretrained("quartz").parent.glob("*/model.json"))
-
-
-def copies(system: System, count: int) -> System:
-    """The system and its copies along the first cell vector, one after the other."""
-    shifts = jnp.arange(count)[:, None, None] * system.cell[0]
-    repeated = {
-        name: jnp.concatenate([getattr(system, name)] * count)
-        for name in ("velocities", "masses", "species", "mask")
-    }
-    positions = (system.positions + shifts).reshape(-1, 3)
-    cell = system.cell.at[0].multiply(count)
-    return system.replace(positions=positions, cell=cell, **repeated)
 
 
 def test_the_systems_of_the_paper_are_shipped():
-    assert {"paracetamol", "paracetamol_xtb", "quartz", "quartz_local", "water"} == set(NAMES)
+    shipped = {path.parent.name for path in pretrained("quartz").parent.glob("*/model.json")}
+    assert {"paracetamol", "paracetamol_xtb", "quartz", "quartz_local", "water"} == shipped
 
 
 @pytest.mark.slow
@@ -36,7 +22,7 @@ def test_local_quartz_makes_copies_of_copies():
     """
     model = tj.restore(pretrained("quartz_local"))
     assert not model.settings.far_field
-    system = copies(tj.read(pretrained("quartz") / "start.extxyz"), 4)
+    system = supercell(tj.read(pretrained("quartz") / "start.extxyz"), (4, 1, 1))
     model.check(system)
     neighbors = tj.neighbor_list(system.cell, model.cutoff, skin=1.0)
     sim = tj.simulator(model.forecast, neighbors, tj.nve(), model.time_step)

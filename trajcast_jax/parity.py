@@ -96,7 +96,7 @@ def convert(oracle: Oracle) -> Model:
     dtype = jnp.zeros(()).dtype
     weights = {name: jnp.asarray(oracle.state[name], dtype) for name in names}
     stretch = torch_import.frequency_stretch(oracle.config, oracle.state)
-    params = jax.jit(lambda w: to_params(w, forecaster.settings, n_species, stretch))(weights)
+    params = torch_import.params_of(oracle.config, {**oracle.state, **weights})
     return Model(forecaster, weights, stretch, params)
 
 
@@ -149,7 +149,6 @@ class OurNeighbors:
     def __init__(self, cell, cutoff: float):
         self.functions = neighbor_list(cell, cutoff, skin=0.0)
         self.update = jax.jit(self.functions.update)
-        self.graph = jax.jit(lambda system, neighbors: graph(system, neighbors, cutoff))
         self.neighbors = None
 
     def __call__(self, system: System) -> Edges:
@@ -158,7 +157,7 @@ class OurNeighbors:
             self.neighbors = self.update(self.neighbors, system)
         if self.neighbors is None or bool(self.neighbors.overflow):
             self.neighbors = self.functions.allocate(system)
-        found = jax.tree.map(np.asarray, self.graph(system, self.neighbors))
+        found = jax.tree.map(np.asarray, graph(system, self.neighbors, self.functions.cutoff))
         receivers, slots = np.nonzero(found.mask)
         return Edges(receivers, found.senders[receivers, slots], found.vectors[receivers, slots])
 
