@@ -45,6 +45,9 @@ class FramePairs:
 
 SKIN = 1.0
 """Å, of the list that neighbours of frames are picked from."""
+SMALL_CELL_SKIN = 3.0
+"""Å, of that of cells too small for the minimum image, whose lists take longest to make: one then
+lasts for all frames of a crystal."""
 FAR_FRAMES = 100
 """Frames of a training set that the far field is normalised on."""
 
@@ -229,10 +232,10 @@ def _neighbors(system: System, cutoff: float):
 def _skin(cell, cutoff: float) -> float:
     """`SKIN`, or less where the minimum image suffices then: it is found twenty times as fast.
 
-    Frames are far apart, so that many need a list of their own with any skin.
+    Frames are far apart, so that many need a list of their own with so thin a skin.
     """
     room = 0.9998 * minimum_image_reach(cell) - cutoff
-    return min(SKIN, room) if room > 0 else SKIN
+    return min(SKIN, room) if room > 0 else SMALL_CELL_SKIN
 
 
 def _with_slots(part: FramePairs, slots: int, size: int) -> FramePairs:
