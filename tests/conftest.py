@@ -1,6 +1,7 @@
 """Shared by all tests: kept programs, precision, small systems, untrained forecasters."""
 
 import os
+import pathlib
 import platform
 
 import ase.build
@@ -27,6 +28,18 @@ def pytest_configure(config):
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for what tests start
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings():
+    """Drops compiled programs before Linux refuses a process more mappings (65,530 by default).
+
+    Each program takes several, so that all tests in one process would take more, and abort.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > 25_000:
+        jax.clear_caches()
 
 
 @pytest.fixture
