@@ -23,13 +23,13 @@ from trajcast_jax import checkpoint, io, measurement
 from trajcast_jax.ensemble import csvr
 from trajcast_jax.gradients import describe_growth, lyapunov_exponent
 from trajcast_jax.graph import neighbor_list
+from trajcast_jax.images import images_within
 from trajcast_jax.observables import (
     cut,
     nyquist_wavenumber,
     select,
     vibrational_density_of_states,
 )
-from trajcast_jax.pairs import images_within
 from trajcast_jax.plots import FORECAST, LIMIT, STORED, save
 from trajcast_jax.rollout import require_sound, rollout, simulator
 from trajcast_jax.soft_observables import TAIL, peak_position, soft_radial_distribution_function

@@ -35,7 +35,7 @@ import numpy as np
 
 from trajcast_jax.forecast import TrainedForecast
 from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
-from trajcast_jax.pairs import images_within
+from trajcast_jax.images import images_within
 from trajcast_jax.soft_observables import TAIL, soft_radial_distribution_function
 
 # Only matters on a GPU or TPU, whose matrix products are not full float32 by themselves.

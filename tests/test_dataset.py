@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import as_system, quartz_atoms
 
-from trajcast_jax.dataset import SMALL_CELL_SKIN, frame_pairs, start_frames, statistics, stride
+from trajcast_jax.dataset import SKIN, frame_pairs, start_frames, statistics, stride
 from trajcast_jax.graph import graph, neighbor_list
 from trajcast_jax.system import make_system
 
@@ -58,7 +58,7 @@ def test_edges_are_those_of_a_neighbour_list(repeat, cutoff):
     fold = np.zeros(run.positions.shape)
     fold[20:, 5] = np.asarray(run.cell)[2]
     run = run.replace(positions=run.positions + fold)
-    assert np.abs(run.positions[20:, :5] - run.positions[0, :5]).max() > 0.5 * SMALL_CELL_SKIN
+    assert np.abs(run.positions[20:, :5] - run.positions[0, :5]).max() > SKIN
     pairs = frame_pairs([(run, times)], 30.0, cutoff, 8, time_reversal=True)
     fns = neighbor_list(run.cell, cutoff, 0.0)
     listed = fns.allocate(jax.tree.map(lambda x: jnp.asarray(x[0]), pairs.system), capacity=64)

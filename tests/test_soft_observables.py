@@ -10,8 +10,8 @@ from conftest import as_system, quartz_atoms
 from scipy.stats import norm
 
 from trajcast_jax import observables
+from trajcast_jax.images import images_within
 from trajcast_jax.mechanics import degrees_of_freedom, temperature
-from trajcast_jax.pairs import images_within
 from trajcast_jax.soft_observables import (
     TAIL,
     diffusion_coefficient,

@@ -14,9 +14,10 @@ from jaxtyping import Float
 
 from trajcast_jax import measurement, observables
 from trajcast_jax.config import Experiment
+from trajcast_jax.images import images_within
 from trajcast_jax.measurement import Measured
 from trajcast_jax.mechanics import momentum, total_mass
-from trajcast_jax.pairs import closest_approach, images_within
+from trajcast_jax.pairs import closest_approach
 from trajcast_jax.soft_observables import diffusion_coefficient
 from trajcast_jax.system import System
 

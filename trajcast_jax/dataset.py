@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from trajcast_jax.config import Statistics
 from trajcast_jax.far_field import decorrelation, far_features, mesh_size, neutral_charges
-from trajcast_jax.graph import Graph, graph, minimum_image_reach, nearest, neighbor_list
+from trajcast_jax.graph import Graph, graph, nearest, neighbor_list
 from trajcast_jax.system import System, heights, minimum_image, pad, product
 
 
@@ -45,9 +45,6 @@ class FramePairs:
 
 SKIN = 1.0
 """Å, of the list that neighbours of frames are picked from."""
-SMALL_CELL_SKIN = 3.0
-"""Å, of that of cells too small for the minimum image, whose lists take longest to make: one then
-lasts for all frames of a crystal."""
 FAR_FRAMES = 100
 """Frames of a training set that the far field is normalised on."""
 
@@ -204,9 +201,9 @@ def _neighbors(system: System, cutoff: float):
     """Neighbour slots of every frame, compactly: (pair, atom, neighbor) and shifts.
 
     One list follows the frames, which mostly come in the order of time, and is made anew where an
-    atom has left its skin: in small cells that takes many times as long as picking from it.
+    atom has left its skin.
     """
-    fns = neighbor_list(system.cell, cutoff, _skin(system.cell, cutoff))
+    fns = neighbor_list(system.cell, cutoff, SKIN)
     frame = lambda r: system.replace(positions=r, velocities=jnp.zeros_like(r))  # noqa: E731
     positions = jnp.asarray(system.positions)
     start = fns.allocate(frame(positions[0]))
@@ -227,15 +224,6 @@ def _neighbors(system: System, cutoff: float):
         start = fns.allocate(frame(positions[0]), capacity=start.capacity + start.capacity // 4 + 4)
     used = max(1, int((idx < n_atoms).sum(-1).max()))
     return idx[..., :used], shifts[..., :used, :]
-
-
-def _skin(cell, cutoff: float) -> float:
-    """`SKIN`, or less where the minimum image suffices then: it is found twenty times as fast.
-
-    Frames are far apart, so that many need a list of their own with so thin a skin.
-    """
-    room = 0.9998 * minimum_image_reach(cell) - cutoff
-    return min(SKIN, room) if room > 0 else SMALL_CELL_SKIN
 
 
 def _with_slots(part: FramePairs, slots: int, size: int) -> FramePairs:

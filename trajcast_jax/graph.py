@@ -1,9 +1,9 @@
 """Neighbour lists on the device, and the `Graph` that the network reads.
 
-The only importer of jax-md's partition modules. Cells whose perpendicular heights allow the
+The only importer of jax-md's partition module. Cells whose perpendicular heights allow the
 minimum image use `jax_md.partition` (with its cell list where the cell is large enough);
-smaller cells use `jax_md.custom_partition`'s multi-image list. Both end up as neighbour
-indices with integer image shifts, so everything downstream is the same code.
+smaller cells the list of `images.py`. Both end up as neighbour indices with integer image
+shifts, so everything downstream is the same code.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from trajcast_jax.far_field import mesh_size
+from trajcast_jax.images import first_slots, image_list, images_within
 from trajcast_jax.imports import submodules
-from trajcast_jax.layers import in_blocks, rows_at_once
 from trajcast_jax.system import System, heights, image_shifts, product
 
-custom_partition, partition, space = submodules("jax_md", "custom_partition", "partition", "space")
+partition, space = submodules("jax_md", "partition", "space")
 
 
 @struct.dataclass
@@ -37,7 +37,7 @@ class Neighbors:
       reference_positions: (atom, 3) Å, where the list was built.
       overflow: True once a build found more neighbours than slots; sticky.
       rebuilds: number of builds so far.
-      lists: jax-md's own state.
+      lists: the state of jax-md's list, or of that of images.
       near: slots per atom for neighbours within the cutoff alone, which `graph` packs anew
         for every frame, so that what the skin holds costs the network nothing.
       mesh: points of the mesh of `far_field.py`; None for isolated molecules.
@@ -125,14 +125,11 @@ def graph(system: System, neighbors: NeighborIndices, cutoff: float) -> Graph:
 def nearest(system: System, idx, shifts, cutoff: float, near: int):
     """Slots of the first `near` neighbours within the cutoff, and whose are more, (atom, 1, 1)."""
     _, within = _edges(system, idx, shifts, cutoff)
-    # The k-th neighbour within is in the first slot up to which there are k + 1.
-    found = jnp.cumsum(within, axis=-1)
-    count = lambda rows: jnp.sum(rows[:, None] <= jnp.arange(near)[:, None], axis=-1)  # noqa: E731
-    slots = in_blocks(count, (found,), rows_at_once(len(found)))
+    slots, counts = first_slots(within, near)
     fill = {"mode": "fill", "fill_value": system.positions.shape[0]}
     idx = jnp.take_along_axis(idx, slots, axis=-1, **fill)
     shifts = jnp.take_along_axis(shifts, slots[..., None], axis=1, mode="fill", fill_value=0)
-    return idx, shifts, (found[:, -1] > near)[:, None, None]
+    return idx, shifts, (counts > near)[:, None, None]
 
 
 def _edges(system: System, idx, shifts, cutoff: float):
@@ -185,9 +182,9 @@ def neighbor_list(
         n_atoms = system.masses.shape[0]
         occupancy = int((lists.idx < n_atoms).sum(1).max(initial=0))
         wanted = _room(occupancy, 0.1 * occupancy, 4)
-        # The minimum image finds an atom at most once; the multi-image list may find it often.
-        multi_image = hasattr(lists, "shifts")
-        limit = n_atoms * len(lists.search_shifts) if multi_image else n_atoms - 1
+        # The minimum image finds an atom at most once, the list of images as often as it is near.
+        often = len(images_within(cell, cutoff + skin)) if hasattr(lists, "shifts") else 1
+        limit = often * n_atoms - 1
         slots = max(1, min(capacity or wanted, limit))
         lists = _resized(lists, slots, n_atoms)
         # Jitted: op by op, each of jax-md's many small operations would compile by itself.
@@ -243,7 +240,7 @@ def _algorithm(cell, reach: float):
         return free, _same
     if reach < minimum_image_reach(cell):
         return _minimum_image_list(cell, reach), _fractional
-    return _multi_image_list(cell, reach), _fractional
+    return image_list(cell, reach), _fractional
 
 
 def _same(system: System):
@@ -280,27 +277,14 @@ def _minimum_image_list(cell, reach: float):
     return partition.neighbor_list(displacement, box, reach, fractional_coordinates=True)
 
 
-def _multi_image_list(cell, reach: float):
-    return custom_partition.neighbor_list_multi_image(
-        None,
-        jnp.asarray(_triangular(cell)),
-        reach,
-        fractional_coordinates=True,
-        format=partition.NeighborListFormat.Dense,
-    )
-
-
 def _resized(lists, capacity: int, n_atoms: int):
-    """jax-md's list with another number of slots; to be filled by its update."""
+    """A list with another number of slots; to be filled by its update."""
     idx = jnp.full((n_atoms, capacity), n_atoms, jnp.int32)
-    changes = {"idx": idx, "max_occupancy": capacity}
     if hasattr(lists, "shifts"):
-        changes["shifts"] = jnp.zeros((n_atoms, capacity, 3), lists.shifts.dtype)
-    else:
-        # An array among what JAX takes for constants of a type: wherever it compares two such
-        # types while it traces, the comparison is traced too and fails. Only new boxes need it.
-        changes["cell_size"] = None
-    return dataclasses.replace(lists, **changes)
+        return lists.replace(idx=idx, shifts=jnp.zeros((*idx.shape, 3), lists.shifts.dtype))
+    # An array among what JAX takes for constants of a type: wherever it compares two such
+    # types while it traces, the comparison is traced too and fails. Only new boxes need it.
+    return dataclasses.replace(lists, idx=idx, max_occupancy=capacity, cell_size=None)
 
 
 def _shifts(lists, system: System) -> Float[Array, "atom neighbor 3"]:

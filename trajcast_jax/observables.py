@@ -15,8 +15,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from trajcast_jax.images import images_within
 from trajcast_jax.mechanics import angular_velocity, arms, center_of_mass, kinetic_energy
-from trajcast_jax.pairs import count_distances, images_within
+from trajcast_jax.pairs import count_distances
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 

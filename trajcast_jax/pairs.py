@@ -8,27 +8,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from trajcast_jax.system import heights, product
+from trajcast_jax.images import lowest_shifts
+from trajcast_jax.system import product
 
 PAIRS_AT_ONCE = 1 << 17
 """Distances held at once, so that they stay in cache."""
-
-
-def images_within(cell, r_max: float) -> Int[np.ndarray, "image 3"]:
-    """Consecutive shifts, enough to hold every image of a pair within `r_max`.
-
-    Along lattice vector k those have a fractional separation within ±r_max/height_k: an
-    interval that holds at most ⌊2 r_max/height_k⌋ + 1 of the places one apart.
-    """
-    if cell is None:
-        return np.zeros((1, 3), np.int32)
-    with jax.ensure_compile_time_eval():  # a shape: known while a caller is traced
-        counts = np.floor(2 * r_max / np.asarray(heights(cell))).astype(int) + 1
-    axes = np.meshgrid(*[np.arange(n, dtype=np.int32) for n in counts], indexing="ij")
-    return np.stack(axes, axis=-1).reshape(-1, 3)
 
 
 def _distances(center, others, itself, cell, images, r_max) -> Float[Array, "image atom"]:
@@ -40,7 +26,7 @@ def _distances(center, others, itself, cell, images, r_max) -> Float[Array, "ima
     vectors = others - center
     if cell is None:
         return jnp.sqrt(jnp.where(itself, jnp.inf, jnp.sum(vectors**2, axis=-1)))[None]
-    lowest = vectors + jnp.ceil(-r_max / heights(cell) - vectors)
+    lowest = vectors + lowest_shifts(vectors, cell, r_max)
     # Component by component: XLA fuses this, and does not fuse a product with the cell.
     places = [lowest[None, :, k] + images[:, None, k].astype(lowest.dtype) for k in range(3)]
     squares = [sum(places[k] * cell[k, axis] for k in range(3)) ** 2 for axis in range(3)]

@@ -12,8 +12,9 @@ from jax.scipy.special import erf
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from trajcast_jax.images import images_within
 from trajcast_jax.observables import pairs_of, per_shell
-from trajcast_jax.pairs import images_within, over_pairs
+from trajcast_jax.pairs import over_pairs
 from trajcast_jax.system import System, minimum_image
 
 TAIL = 5.0
