@@ -157,7 +157,7 @@ def make_coupling(settings: RolloutSettings, kelvin, angular: bool) -> Coupling:
             f"rollout.ensemble is '{settings.ensemble}', but must be one of {', '.join(ensembles)}."
         )
     coupling = ensembles[settings.ensemble]()
-    if settings.friction_time:
+    if settings.friction_time and settings.ensemble != "nve":
         friction = langevin(kelvin, settings.friction_time)
         return chain(coupling, friction, zero_momentum(1, angular))
     if settings.zero_momentum_every:

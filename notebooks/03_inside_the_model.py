@@ -114,11 +114,9 @@ for name, part in sorted(model.params["params"].items()):
 #
 # If g turns, reflects, shifts or renumbers a crystal and f is the forecast, then f(g(x)) =
 # g(f(x)): it does not matter whether one turns before or after. It holds for any weights, to the
-# rounding of float32: a coordinate of 15 Å is only stored to 10⁻⁶ Å. All but translation: the far
-# field, by which the charges of the whole cell are heard, is summed on a mesh that stays where it
-# is, and that shows at a tenth of what a forecast errs. Quartz is chiral: its mirror image is
-# another crystal (left instead of right quartz), which the network has never seen and forecasts
-# all the same.
+# rounding of float32: a coordinate of 15 Å is only stored to 10⁻⁶ Å. Quartz is chiral: its mirror
+# image is another crystal (left instead of right quartz), which the network has never seen and
+# forecasts all the same.
 #
 # The last row shows a symmetry of Newton's equations that is **not** built in: in a moving frame
 # all velocities have one constant more, and absolute velocities are what the network sees. So
@@ -185,10 +183,10 @@ print(f"the centre of mass moved by {shift:.0e} Å, the atoms by {moved:.2f} Å"
 # ## How far a stride looks
 #
 # Shift one atom by 0.05 Å: whose displacement changes? Each of the five blocks passes messages one
-# cutoff (4 Å) further, and the far field reaches through the whole cell, so all of it could hear of
-# that. In 30 fs sound travels 2 Å (6 km/s), and the network has learned that a stride is nearly
-# local: the response falls a hundredfold within two cutoffs. What is left farther away is the long
-# range of the Coulomb forces.
+# cutoff (4.4 Å) further, so that all of the cell could hear of that. In 30 fs sound travels 2 Å (6
+# km/s), and the network has learned that a stride is nearly local: the response falls a hundredfold
+# within two cutoffs. What is left farther away is what messages carry of the long range of the
+# Coulomb forces. A model of ions in a liquid needs more of it (`model.far_field`).
 
 # %%
 shifted = start.replace(positions=start.positions.at[0, 0].add(0.05))
@@ -314,13 +312,15 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The elements are right, and the bonds are at 313 ± 7 K, where the reference MD has 296 ± 3 K by
-# the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a reference
-# trajectory, `mode_temperatures` of any other (`python -m experiments.evaluate quartz --rollout DIR
-# --modes`, in a clone of the repository with reference runs). The slowest vibrations, below
-# 60 cm⁻¹, run at 236 K, those above 1,080 cm⁻¹ at 327 K. A model of the same one-step errors had
-# some at 180 and others at 440 K before `python -m experiments.balance` led what a stride adds to
-# each to 0. Look at such a cut before you trust a dynamical property.
+# The elements are 9 K apart, and the bonds are at 275 ± 7 K, where the reference MD has 296 ± 3 K
+# by the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a
+# reference trajectory, `mode_temperatures` of any other (`python -m experiments.evaluate quartz
+# --rollout DIR --modes`, in a clone of the repository with reference runs). What holds every
+# vibration is a friction too weak to broaden the spectrum, beside the thermostat:
+# `tj.chain(thermostat, tj.langevin(temperature, 5_000.0), tj.zero_momentum(1))`. So the command
+# `rollout` runs quartz, and all bands of modes are then at 294 to 317 K. A model of the same
+# one-step errors had some at 180 and others at 440 K before `python -m experiments.balance` led
+# what a stride adds to each to 0. Look at such a cut before you trust a dynamical property.
 #
 # ## What changes on a GPU or TPU
 #

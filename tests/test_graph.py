@@ -25,6 +25,7 @@ def triclinic():
 CASES = {
     "hexagonal, minimum image": lambda: quartz_atoms((3, 3, 2)),
     "hexagonal, multi-image": lambda: quartz_atoms((1, 1, 1)),
+    "thin, multi-image": lambda: quartz_atoms((1, 1, 4)),
     "two atoms": lambda: ase.build.bulk("Si"),
     "one atom": lambda: ase.build.bulk("Cu"),
     "triclinic": triclinic,

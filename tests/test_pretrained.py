@@ -11,16 +11,16 @@ from trajcast_jax.checkpoint import pretrained
 
 def test_the_systems_of_the_paper_are_shipped():
     shipped = {path.parent.name for path in pretrained("quartz").parent.glob("*/model.json")}
-    assert {"paracetamol", "paracetamol_xtb", "quartz", "quartz_local", "water"} == shipped
+    assert {"paracetamol", "paracetamol_xtb", "quartz", "water"} == shipped
 
 
 @pytest.mark.slow
-def test_local_quartz_makes_copies_of_copies():
+def test_quartz_makes_copies_of_copies():
     """Four cells in a row, 40 strides: no wave that one cell has not grows out of rounding errors.
 
     With a far field one a quarter as short grew e-fold in 5 strides, 3,000-fold in 40.
     """
-    model = tj.restore(pretrained("quartz_local"))
+    model = tj.restore(pretrained("quartz"))
     assert not model.settings.far_field
     system = supercell(tj.read(pretrained("quartz") / "start.extxyz"), (4, 1, 1))
     model.check(system)

@@ -167,7 +167,8 @@ class RolloutSettings:
     time_constant: float = 75.0  # fs
     friction_time: float = 0.0
     """fs, of a weak Langevin thermostat beside that of the ensemble, which holds every vibration
-    near the temperature, not only their sum, and the system as a whole at rest; 0 for none."""
+    near the temperature, not only their sum, and the system as a whole at rest; 0 for none, and
+    none at constant energy."""
     zero_momentum_every: int = 0  # strides; 0 for never
     max_temperature: float = 3000.0  # K; above it the rollout stops
     seed: int = 0
