@@ -171,17 +171,22 @@ def plot(results: dict) -> Figure:
         axes.loglog(
             intensity, roof, style, color=plots.STORED, label=f"matrix product, copy {where}"
         )
-    # Forecasts have their names to the right, training steps to the left; neighbours apart.
-    styles = {"forecast": (plots.FORECAST, "left", 6), "training step": (plots.LIMIT, "right", -6)}
+    # Forecasts have their names to the right, training steps to the left; none over another.
+    styles = {
+        "forecast": (plots.FORECAST, "left", 1.1),
+        "training step": (plots.LIMIT, "right", 1 / 1.1),
+    }
     for what, (color, side, away) in styles.items():
+        lowest = np.inf
         rows = [(name, case["rows"].get(what, {})) for name, case in results["cases"].items()]
         rows = sorted((r["gflops"], r["gb_per_s"], name) for name, r in rows if "gb_per_s" in r)
         for k, (gflops, moved, name) in enumerate(rows[::-1]):
             point = gflops / moved, gflops
             axes.plot(*point, "o", color=color, label=what if k == 0 else None)
-            axes.annotate(
-                Path(name.split(" / ")[0]).stem, point, (away, -8 * (k % 2)),
-                textcoords="offset points", horizontalalignment=side, fontsize=8,
+            lowest = min(gflops, lowest / 1.25)
+            axes.text(
+                away * point[0], lowest, Path(name.split(" / ")[0]).stem,
+                horizontalalignment=side, verticalalignment="center", fontsize=8,
             )  # fmt: skip
     axes.set(
         xlabel="operations of matrix products per byte that kernels move",
