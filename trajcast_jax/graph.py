@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from trajcast_jax.far_field import mesh_size
-from trajcast_jax.images import first_slots, image_list, images_within
+from trajcast_jax.images import ImageList, ListFns, first_slots, image_list
 from trajcast_jax.imports import submodules
 from trajcast_jax.system import System, heights, image_shifts, product
 
@@ -168,7 +168,7 @@ def neighbor_list(
             f"The cutoff must be positive and the skin not negative, but they are {cutoff} Å and "
             f"{skin} Å."
         )
-    build_fns, to_coordinates = _algorithm(cell, cutoff + skin)
+    lists_of, to_coordinates = _algorithm(cell, cutoff + skin)
     mesh = mesh_size(cell, cutoff)
 
     def coordinates(system: System):
@@ -176,20 +176,13 @@ def neighbor_list(
         return jnp.where(system.mask[:, None], to_coordinates(system), jnp.nan)
 
     def allocate(system: System, capacity: int | None = None) -> Neighbors:
-        positions = coordinates(system)
-        # jax-md's buffer of the cell list must grow with a capacity that is asked for, too.
-        lists = build_fns.allocate(positions, extra_capacity=capacity or 0)
-        n_atoms = system.masses.shape[0]
-        occupancy = int((lists.idx < n_atoms).sum(1).max(initial=0))
+        occupancy, empty = lists_of.room(coordinates(system), capacity or 0)
         wanted = _room(occupancy, 0.1 * occupancy, 4)
-        # The minimum image finds an atom at most once, the list of images as often as it is near.
-        often = len(images_within(cell, cutoff + skin)) if hasattr(lists, "shifts") else 1
-        limit = often * n_atoms - 1
+        limit = lists_of.images * len(system.masses) - 1
         slots = max(1, min(capacity or wanted, limit))
-        lists = _resized(lists, slots, n_atoms)
         # Jitted: op by op, each of jax-md's many small operations would compile by itself.
         listed = jax.jit(build, static_argnums=4)(
-            lists, system, jnp.zeros((), bool), jnp.zeros((), jnp.int32), slots
+            empty(slots), system, jnp.zeros((), bool), jnp.zeros((), jnp.int32), slots
         )
         closest = int(_most(system, listed.idx, listed.shifts, cutoff))
         near = _room(closest, 0.7 * closest**0.5, 2)  # their number fluctuates like a root of it
@@ -198,7 +191,7 @@ def neighbor_list(
         return listed.replace(near=min(near, slots))
 
     def build(lists, system: System, overflow, rebuilds, near: int) -> Neighbors:
-        lists = build_fns.update(coordinates(system), lists)
+        lists = lists_of.update(coordinates(system), lists)
         return Neighbors(
             idx=lists.idx,
             shifts=_shifts(lists, system),
@@ -228,19 +221,31 @@ def neighbor_list(
     return NeighborFns(allocate, update, float(cutoff), float(skin))
 
 
-def minimum_image_reach(cell: Float[Array, "3 3"] | None) -> float:
-    """Half the smallest height (Å): nearer than that the minimum image finds every neighbour."""
-    return np.inf if cell is None else 0.5 * float(heights(np.asarray(cell)).min())
-
-
-def _algorithm(cell, reach: float):
-    """jax-md's list for the cell, and what makes its coordinates of a system."""
+def _algorithm(cell, reach: float) -> tuple[ListFns, Callable[[System], Array]]:
+    """The lists for a cell, and what makes their coordinates of a system."""
     if cell is None:
         free = partition.neighbor_list(space.free()[0], 1.0, reach, disable_cell_list=True)
-        return free, _same
-    if reach < minimum_image_reach(cell):
-        return _minimum_image_list(cell, reach), _fractional
+        return _of_jax_md(free), _same
+    # Nearer than half the smallest height the minimum image finds every neighbour.
+    if reach < 0.5 * float(heights(np.asarray(cell)).min()):
+        return _of_jax_md(_minimum_image_list(cell, reach)), _fractional
     return image_list(cell, reach), _fractional
+
+
+def _of_jax_md(fns) -> ListFns:
+    def room(positions, capacity: int):
+        # The buffer of the cell list must grow with a capacity that is asked for, too.
+        lists, n_atoms = fns.allocate(positions, extra_capacity=capacity), len(positions)
+
+        def empty(slots: int):
+            idx = jnp.full((n_atoms, slots), n_atoms, jnp.int32)
+            # An array among what JAX takes for constants of a type: wherever it compares two such
+            # types while it traces, the comparison is traced too and fails. Only new boxes need it.
+            return dataclasses.replace(lists, idx=idx, max_occupancy=slots, cell_size=None)
+
+        return int((lists.idx < n_atoms).sum(1).max(initial=0)), empty
+
+    return ListFns(room, fns.update, images=1)
 
 
 def _same(system: System):
@@ -277,23 +282,13 @@ def _minimum_image_list(cell, reach: float):
     return partition.neighbor_list(displacement, box, reach, fractional_coordinates=True)
 
 
-def _resized(lists, capacity: int, n_atoms: int):
-    """A list with another number of slots; to be filled by its update."""
-    idx = jnp.full((n_atoms, capacity), n_atoms, jnp.int32)
-    if hasattr(lists, "shifts"):
-        return lists.replace(idx=idx, shifts=jnp.zeros((*idx.shape, 3), lists.shifts.dtype))
-    # An array among what JAX takes for constants of a type: wherever it compares two such
-    # types while it traces, the comparison is traced too and fails. Only new boxes need it.
-    return dataclasses.replace(lists, idx=idx, max_occupancy=capacity, cell_size=None)
-
-
 def _shifts(lists, system: System) -> Float[Array, "atom neighbor 3"]:
     """Shifts S for unwrapped positions."""
     n_atoms = system.positions.shape[0]
     if system.cell is None:
         return jnp.zeros((*lists.idx.shape, 3), system.positions.dtype)
     senders = jnp.where(lists.idx < n_atoms, lists.idx, 0)
-    if not hasattr(lists, "shifts"):
+    if not isinstance(lists, ImageList):
         vectors = system.positions[senders] - system.positions[:, None]
         return image_shifts(vectors, system.cell)
     # The list was made for folded positions: r_folded = r + fold·cell.

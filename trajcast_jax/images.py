@@ -6,7 +6,7 @@ lattice vector: so few, mostly, that looking at all of them takes no list of cel
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,15 @@ def lowest_shifts(vectors: Float[Array, "*pair 3"], cell, r_max: float) -> Float
     return jnp.ceil(-r_max / heights(cell) - vectors)
 
 
+def square_lengths(components, cell: Float[Array, "3 3"]) -> Float[Array, "*pair"]:
+    """Squared lengths (Å²) of vectors, whose three fractional components are arrays of their own.
+
+    XLA fuses these sums with what follows, and does not fuse a product with the cell.
+    """
+    axes = (sum(components[k] * cell[k, axis] for k in range(3)) for axis in range(3))
+    return sum(along**2 for along in axes)
+
+
 def first_slots(
     within: Bool[Array, "atom slot"], most: int
 ) -> tuple[Int[Array, "atom most"], Int[Array, "atom"]]:
@@ -65,14 +74,20 @@ class ImageList:
     did_buffer_overflow: Bool[Array, ""]
 
 
-class ImageListFns(NamedTuple):
-    """`allocate(positions)` with as many slots as are needed; `update(positions, list)` in jit."""
+class ListFns(NamedTuple):
+    """How neighbours are listed: by all their images, or by jax-md where one image is enough.
 
-    allocate: Callable[..., ImageList]
-    update: Callable[[Float[Array, "atom 3"], ImageList], ImageList]
+    `room(positions, capacity)` counts on the host, for a capacity that may be asked for: the most
+    neighbours of an atom, and a function that makes an empty list of so many slots. In jit,
+    `update(positions, list)` fills that. `images` of an atom at most are neighbours of another.
+    """
+
+    room: Callable[..., tuple[int, Callable[[int], Any]]]
+    update: Callable[[Float[Array, "atom 3"], Any], Any]
+    images: int
 
 
-def image_list(cell: Float[Array, "3 3"], reach: float) -> ImageListFns:
+def image_list(cell: Float[Array, "3 3"], reach: float) -> ListFns:
     """All images within `reach` (Å) in a cell of any size (rows are lattice vectors, Å).
 
     Positions are fractional, and NaN where there is no atom.
@@ -85,12 +100,10 @@ def image_list(cell: Float[Array, "3 3"], reach: float) -> ImageListFns:
         vectors = positions - centers[:, None]  # (center, atom, 3)
         lowest = lowest_shifts(vectors, box, ROUNDING * reach)
         shifts = lowest[:, :, None] + images.astype(vectors.dtype)
-        # Component by component: XLA fuses this, and does not fuse a product with the cell.
         places = [vectors[:, :, None, k] + shifts[..., k] for k in range(3)]
-        squares = sum(sum(places[k] * box[k, axis] for k in range(3)) ** 2 for axis in range(3))
         itself = numbers[:, None, None] == jnp.arange(len(positions))[:, None]
         itself &= ~jnp.any(shifts, axis=-1)
-        within = ((squares < reach**2) & ~itself).reshape(len(centers), -1)
+        within = ((square_lengths(places, box) < reach**2) & ~itself).reshape(len(centers), -1)
         slots, counts = first_slots(within, capacity)
         idx = jnp.minimum(slots // len(images), len(positions))
         shifts = shifts.reshape(len(centers), -1, 3)
@@ -108,10 +121,15 @@ def image_list(cell: Float[Array, "3 3"], reach: float) -> ImageListFns:
         idx, shifts, counts = listed(positions, capacity)
         return ImageList(idx, shifts, jnp.any(counts > capacity))
 
-    def allocate(positions, extra_capacity: int = 0) -> ImageList:
+    def room(positions, _=0):
         *_, counts = jax.jit(lambda x: listed(x, 1))(positions)
-        slots = int(counts.max(initial=1)) + extra_capacity
-        idx, shifts, _ = jax.jit(lambda x: listed(x, slots))(positions)
-        return ImageList(idx, shifts, jnp.zeros((), bool))
+        n_atoms = len(positions)
 
-    return ImageListFns(allocate, update)
+        def empty(slots: int) -> ImageList:
+            idx = jnp.full((n_atoms, slots), n_atoms, jnp.int32)
+            shifts = jnp.zeros((n_atoms, slots, 3), positions.dtype)
+            return ImageList(idx, shifts, jnp.zeros((), bool))
+
+        return int(counts.max(initial=0)), empty
+
+    return ListFns(room, update, len(images))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from trajcast_jax.images import lowest_shifts
+from trajcast_jax.images import lowest_shifts, square_lengths
 from trajcast_jax.system import product
 
 PAIRS_AT_ONCE = 1 << 17
@@ -27,12 +27,10 @@ def _distances(center, others, itself, cell, images, r_max) -> Float[Array, "ima
     if cell is None:
         return jnp.sqrt(jnp.where(itself, jnp.inf, jnp.sum(vectors**2, axis=-1)))[None]
     lowest = vectors + lowest_shifts(vectors, cell, r_max)
-    # Component by component: XLA fuses this, and does not fuse a product with the cell.
     places = [lowest[None, :, k] + images[:, None, k].astype(lowest.dtype) for k in range(3)]
-    squares = [sum(places[k] * cell[k, axis] for k in range(3)) ** 2 for axis in range(3)]
     home = itself & (abs(places[0]) + abs(places[1]) + abs(places[2]) < 0.5)
     # The root of a distance of 0 would have no finite derivative.
-    return jnp.sqrt(jnp.where(home, jnp.inf, sum(squares)))
+    return jnp.sqrt(jnp.where(home, jnp.inf, square_lengths(places, cell)))
 
 
 def over_pairs(reduce, total, positions, cell, a, b, images, r_max):
