@@ -9,7 +9,7 @@ from ase.neighborlist import neighbor_list as ase_neighbor_list
 from conftest import as_system, quartz_atoms
 
 from trajcast_jax.graph import graph, neighbor_list
-from trajcast_jax.system import heights, make_system, pad
+from trajcast_jax.system import heights, inverse, make_system, pad
 
 
 def triclinic():
@@ -67,6 +67,13 @@ def test_heights():
     volume = abs(np.linalg.det(atoms.cell))
     areas = [np.linalg.norm(np.cross(atoms.cell[k - 2], atoms.cell[k - 1])) for k in range(3)]
     np.testing.assert_allclose(heights(jnp.asarray(atoms.cell.array)), volume / areas, rtol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [[0, 1, 2], [1, 0, 2]], ids=["right-handed", "left-handed"])
+def test_inverse_is_numpys(axes):
+    cell = triclinic().cell.array[axes]
+    found = inverse(jnp.asarray(cell))
+    np.testing.assert_allclose(found, np.linalg.inv(cell), rtol=1e-5, atol=1e-7)
 
 
 def test_list_is_reused_within_half_the_skin(quartz):

@@ -12,13 +12,14 @@ doi:10.1038/s41524-025-01577-7.
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.layers import fold_blocks, in_blocks, rows_at_once
-from trajcast_jax.system import System, product
+from trajcast_jax.system import System, inverse, product
 
 WIDTH = 1 / 3.5
 """Standard deviation σ of a charge, over the cutoff, where its field is a point's to 0.7 %."""
@@ -81,9 +82,9 @@ def _direct(positions, sources, width):
 
 
 def _on_mesh(positions, cell, sources, width, mesh):
-    inverse = jnp.linalg.inv(cell)
+    to_fractional = inverse(cell)
     points = jnp.asarray(mesh, positions.dtype)
-    fractional = product(positions, inverse)
+    fractional = product(positions, to_fractional)
     places = (fractional - jnp.floor(fractional)) * points
     block = rows_at_once(len(places), ROWS)
 
@@ -95,7 +96,7 @@ def _on_mesh(positions, cell, sources, width, mesh):
     charges = jnp.zeros((*mesh, sources.shape[-1]), positions.dtype)
     charges = fold_blocks(spread, charges, (places, sources), block)
     waves = jnp.fft.rfftn(charges, axes=(0, 1, 2))
-    waves = waves * _response(inverse, mesh, width, waves.real.dtype)[..., None]
+    waves = waves * _response(to_fractional, mesh, width, waves.real.dtype)[..., None]
     potentials = jnp.fft.irfftn(waves, mesh, axes=(0, 1, 2))
 
     def slope(places):
@@ -112,7 +113,7 @@ def _on_mesh(positions, cell, sources, width, mesh):
         )
         return jnp.stack(rows, axis=-1)
 
-    return -product(in_blocks(slope, (places,), block) * points, inverse.T)
+    return -product(in_blocks(slope, (places,), block) * points, to_fractional.T)
 
 
 def _stencil(places: Float[Array, "atom 3"], mesh):
@@ -147,7 +148,7 @@ def _differences(values):
     return _padded(values, 0, 1) - _padded(values, 1, 0)
 
 
-def _response(inverse, mesh, width, dtype) -> Float[Array, "x y z"]:
+def _response(to_fractional, mesh, width, dtype) -> Float[Array, "x y z"]:
     """What makes potentials of charges, wave by wave, the splines' own shape undone."""
     knots, _ = _splines(jnp.ones((), dtype) * 0)
     numbers, shapes = [], []
@@ -157,11 +158,11 @@ def _response(inverse, mesh, width, dtype) -> Float[Array, "x y z"]:
         shapes.append(1 / jnp.abs(jnp.asarray(phases, jnp.result_type(dtype, 1j)) @ knots) ** 2)
         numbers.append(jnp.asarray(m, dtype))
     grid = jnp.stack(jnp.meshgrid(*numbers, indexing="ij"), axis=-1)
-    k = 2 * jnp.pi * product(grid, inverse.T)
+    k = 2 * jnp.pi * product(grid, to_fractional.T)
     squares = jnp.sum(k**2, axis=-1)
     smooth = jnp.exp(-0.5 * width**2 * squares) / jnp.where(squares > 0, squares, jnp.inf)
     x, y, z = shapes
-    volume = 1 / jnp.abs(jnp.linalg.det(inverse))
+    volume = 1 / jnp.abs(jnp.linalg.det(to_fractional))
     return 4 * jnp.pi / volume * math.prod(mesh) * smooth * x[:, None, None] * y[:, None] * z
 
 
@@ -174,9 +175,9 @@ def far_features(
 ) -> Float[Array, "atom 2 field 3"]:
     """The far field, and what half a stride of free flight changes of it; 1/Å²."""
     half = system.positions + 0.5 * time_step * system.velocities
-    now, later = (
-        far_field(r, system.cell, sources, WIDTH * cutoff, mesh) for r in (system.positions, half)
-    )
+    fields = jax.vmap(far_field, in_axes=(0, None, None, None, None))
+    both = jnp.stack([system.positions, half])
+    now, later = fields(both, system.cell, sources, WIDTH * cutoff, mesh)
     return jnp.stack([now, later - now], axis=1)
 
 

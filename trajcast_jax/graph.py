@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from trajcast_jax.far_field import mesh_size
 from trajcast_jax.images import ImageList, ListFns, first_slots, image_list
 from trajcast_jax.imports import submodules
-from trajcast_jax.system import System, heights, image_shifts, product
+from trajcast_jax.system import System, heights, image_shifts, inverse, product
 
 partition, space = submodules("jax_md", "partition", "space")
 
@@ -254,7 +254,7 @@ def _same(system: System):
 
 def _fractional(system: System):
     """Fractional coordinates folded into [0, 1)."""
-    fractional = product(system.positions, jnp.linalg.inv(system.cell))
+    fractional = product(system.positions, inverse(system.cell))
     folded = fractional - jnp.floor(fractional)
     return jnp.where(folded < 1.0, folded, 0.0)  # −1e-9 folds to 1.0 in float32
 
@@ -292,6 +292,6 @@ def _shifts(lists, system: System) -> Float[Array, "atom neighbor 3"]:
         vectors = system.positions[senders] - system.positions[:, None]
         return image_shifts(vectors, system.cell)
     # The list was made for folded positions: r_folded = r + fold·cell.
-    exact = product(system.positions, jnp.linalg.inv(system.cell))
+    exact = product(system.positions, inverse(system.cell))
     fold = jnp.round(_fractional(system) - exact)
     return lists.shifts + fold[senders] - fold[:, None]

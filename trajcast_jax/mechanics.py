@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from trajcast_jax.system import System, product
+from trajcast_jax.system import System, inverse, product
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 POINT_RADIUS = 1e-3
@@ -74,13 +74,10 @@ def angular_velocity(system: System, momentum: Float[Array, "3"]) -> Float[Array
     unit, scale, point, line = _shape(system)
     # For a line I = h (1 − n nᵀ), so that I⁺ = I / h².
     body = jnp.where(line | point, jnp.eye(3, dtype=unit.dtype), unit)
-    a, b, c = body
-    adjugate = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)])
-    inverse = adjugate / jnp.sum(a * jnp.cross(b, c))
-    inverse = jnp.where(line, unit, inverse)
-    omega = product(inverse, momentum)
+    turning = jnp.where(line, unit, inverse(body))
+    omega = product(turning, momentum)
     # One refinement: the cofactors of a nearly straight molecule have cancelled.
-    omega = omega + product(inverse, momentum - product(unit, omega))
+    omega = omega + product(turning, momentum - product(unit, omega))
     return jnp.where(point, 0.0, omega / scale)
 
 

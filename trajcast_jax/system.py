@@ -76,16 +76,24 @@ def pad(system: System, n_atoms: int) -> System:
     )
 
 
+def inverse(cell: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """What makes fractional of Cartesian vectors (1/Å): its columns are the reciprocal vectors.
+
+    By cross products, which compile to a single loop. A factorisation is a call of LAPACK's, or
+    on a GPU several, and one that a stride waits for.
+    """
+    faces = jnp.cross(jnp.roll(cell, -1, axis=0), jnp.roll(cell, -2, axis=0))
+    return faces.T / jnp.sum(cell[0] * faces[0])
+
+
 def heights(cell: Float[Array, "3 3"]) -> Float[Array, "3"]:
     """Perpendicular heights of the cell (Å): the distances between its opposite faces."""
-    cross = jnp.cross(jnp.roll(cell, -1, axis=0), jnp.roll(cell, -2, axis=0))
-    volume = jnp.abs(jnp.linalg.det(cell))
-    return volume / jnp.linalg.norm(cross, axis=-1)
+    return 1 / jnp.linalg.norm(inverse(cell), axis=0)
 
 
 def image_shifts(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"]):
     """Integer shifts S such that `vectors + S @ cell` has fractional parts in [−½, ½]."""
-    return -jnp.round(product(vectors, jnp.linalg.inv(cell)))
+    return -jnp.round(product(vectors, inverse(cell)))
 
 
 def minimum_image(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
@@ -99,7 +107,7 @@ def wrap(positions: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
     """Positions folded into the cell."""
     if cell is None:
         return positions
-    whole = jnp.floor(product(positions, jnp.linalg.inv(cell)))
+    whole = jnp.floor(product(positions, inverse(cell)))
     return positions - product(whole, cell)
 
 
