@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from trajcast_jax.far_field import mesh_size
-from trajcast_jax.images import ImageList, ListFns, first_slots, image_list
+from trajcast_jax.images import ListFns, first_slots, image_list
 from trajcast_jax.imports import submodules
 from trajcast_jax.system import System, heights, image_shifts, inverse, product
 
@@ -168,7 +168,7 @@ def neighbor_list(
             f"The cutoff must be positive and the skin not negative, but they are {cutoff} Å and "
             f"{skin} Å."
         )
-    lists_of, to_coordinates = _algorithm(cell, cutoff + skin)
+    lists_of, to_coordinates, to_shifts = _algorithm(cell, cutoff + skin)
     mesh = mesh_size(cell, cutoff)
 
     def coordinates(system: System):
@@ -176,7 +176,7 @@ def neighbor_list(
         return jnp.where(system.mask[:, None], to_coordinates(system), jnp.nan)
 
     def allocate(system: System, capacity: int | None = None) -> Neighbors:
-        occupancy, empty = lists_of.room(coordinates(system), capacity or 0)
+        occupancy, empty = lists_of.prepare(coordinates(system), capacity or 0)
         wanted = _room(occupancy, 0.1 * occupancy, 4)
         limit = lists_of.images * len(system.masses) - 1
         slots = max(1, min(capacity or wanted, limit))
@@ -194,7 +194,7 @@ def neighbor_list(
         lists = lists_of.update(coordinates(system), lists)
         return Neighbors(
             idx=lists.idx,
-            shifts=_shifts(lists, system),
+            shifts=to_shifts(lists, system),
             reference_positions=system.positions,
             overflow=overflow | jnp.asarray(lists.did_buffer_overflow, bool),
             rebuilds=rebuilds + 1,
@@ -221,19 +221,22 @@ def neighbor_list(
     return NeighborFns(allocate, update, float(cutoff), float(skin))
 
 
-def _algorithm(cell, reach: float) -> tuple[ListFns, Callable[[System], Array]]:
-    """The lists for a cell, and what makes their coordinates of a system."""
+def _algorithm(cell, reach: float) -> tuple[ListFns, Callable, Callable]:
+    """The lists for a cell, what makes their coordinates of a system, and the shifts of their idx.
+
+    Shifts are (atom, neighbor, 3), for the unwrapped positions of a system.
+    """
     if cell is None:
         free = partition.neighbor_list(space.free()[0], 1.0, reach, disable_cell_list=True)
-        return _of_jax_md(free), _same
+        return _of_jax_md(free), _same, _no_shifts
     # Nearer than half the smallest height the minimum image finds every neighbour.
     if reach < 0.5 * float(heights(np.asarray(cell)).min()):
-        return _of_jax_md(_minimum_image_list(cell, reach)), _fractional
-    return image_list(cell, reach), _fractional
+        return _of_jax_md(_minimum_image_list(cell, reach)), _fractional, _nearest_shifts
+    return image_list(cell, reach), _fractional, _unfolded_shifts
 
 
 def _of_jax_md(fns) -> ListFns:
-    def room(positions, capacity: int):
+    def prepare(positions, capacity: int):
         # The buffer of the cell list must grow with a capacity that is asked for, too.
         lists, n_atoms = fns.allocate(positions, extra_capacity=capacity), len(positions)
 
@@ -245,7 +248,7 @@ def _of_jax_md(fns) -> ListFns:
 
         return int((lists.idx < n_atoms).sum(1).max(initial=0)), empty
 
-    return ListFns(room, fns.update, images=1)
+    return ListFns(prepare, fns.update, images=1)
 
 
 def _same(system: System):
@@ -282,16 +285,21 @@ def _minimum_image_list(cell, reach: float):
     return partition.neighbor_list(displacement, box, reach, fractional_coordinates=True)
 
 
-def _shifts(lists, system: System) -> Float[Array, "atom neighbor 3"]:
-    """Shifts S for unwrapped positions."""
-    n_atoms = system.positions.shape[0]
-    if system.cell is None:
-        return jnp.zeros((*lists.idx.shape, 3), system.positions.dtype)
-    senders = jnp.where(lists.idx < n_atoms, lists.idx, 0)
-    if not isinstance(lists, ImageList):
-        vectors = system.positions[senders] - system.positions[:, None]
-        return image_shifts(vectors, system.cell)
+def _no_shifts(lists, system: System):
+    return jnp.zeros((*lists.idx.shape, 3), system.positions.dtype)
+
+
+def _nearest_shifts(lists, system: System):
+    vectors = system.positions[_senders(lists)] - system.positions[:, None]
+    return image_shifts(vectors, system.cell)
+
+
+def _unfolded_shifts(lists, system: System):
     # The list was made for folded positions: r_folded = r + fold·cell.
     exact = product(system.positions, inverse(system.cell))
     fold = jnp.round(_fractional(system) - exact)
-    return lists.shifts + fold[senders] - fold[:, None]
+    return lists.shifts + fold[_senders(lists)] - fold[:, None]
+
+
+def _senders(lists):
+    return jnp.where(lists.idx < len(lists.idx), lists.idx, 0)

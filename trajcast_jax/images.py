@@ -77,12 +77,12 @@ class ImageList:
 class ListFns(NamedTuple):
     """How neighbours are listed: by all their images, or by jax-md where one image is enough.
 
-    `room(positions, capacity)` counts on the host, for a capacity that may be asked for: the most
-    neighbours of an atom, and a function that makes an empty list of so many slots. In jit,
+    On the host, `prepare(positions, capacity)` counts, for a capacity that may be asked for: the
+    most neighbours of an atom, and a function that makes an empty list of so many slots. In jit,
     `update(positions, list)` fills that. `images` of an atom at most are neighbours of another.
     """
 
-    room: Callable[..., tuple[int, Callable[[int], Any]]]
+    prepare: Callable[..., tuple[int, Callable[[int], Any]]]
     update: Callable[[Float[Array, "atom 3"], Any], Any]
     images: int
 
@@ -121,7 +121,7 @@ def image_list(cell: Float[Array, "3 3"], reach: float) -> ListFns:
         idx, shifts, counts = listed(positions, capacity)
         return ImageList(idx, shifts, jnp.any(counts > capacity))
 
-    def room(positions, _=0):
+    def prepare(positions, _):
         *_, counts = jax.jit(lambda x: listed(x, 1))(positions)
         n_atoms = len(positions)
 
@@ -132,4 +132,4 @@ def image_list(cell: Float[Array, "3 3"], reach: float) -> ListFns:
 
         return int(counts.max(initial=0)), empty
 
-    return ListFns(room, update, len(images))
+    return ListFns(prepare, update, len(images))
