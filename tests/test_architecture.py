@@ -21,7 +21,8 @@ FLOORS = {
     "forecast": 5, "rollout": 5,
     "torch_weights": 5, "soap": 5, "optimizer": 5,
     "torch_import": 6, "checkpoint": 6, "restart": 6, "gradients": 6, "training": 6, "reference": 6,
-    "compress": 6, "evaluation": 7, "comparison": 7, "measurement": 7, "report": 7, "plots": 7,
+    "compress": 6,
+    "gains": 7, "evaluation": 7, "comparison": 7, "measurement": 7, "report": 7, "plots": 7,
     "parity": 7,
     "__init__": 8,
 }  # fmt: skip

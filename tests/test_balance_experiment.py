@@ -10,19 +10,10 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 
 import experiments
-from experiments.balance import (
-    CHUNK,
-    Arguments,
-    BendsAndStretches,
-    Motions,
-    OfMesh,
-    Together,
-    Vibrations,
-    chunk_of_updates,
-    kinds,
-)
+from experiments.balance import CHUNK, Arguments, chunk_of_updates
 from trajcast_jax.dataset import FramePairs, frame_pairs
 from trajcast_jax.forecast import Forecaster
+from trajcast_jax.gains import BendsAndStretches, Motions, OfMesh, Together, Vibrations, kinds
 from trajcast_jax.modes import InternalModes, NormalModes
 from trajcast_jax.system import make_system
 from trajcast_jax.training import init_state
