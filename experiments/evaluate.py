@@ -7,7 +7,7 @@ import numpy as np
 import tyro
 
 import experiments
-from experiments.generate import default_folder
+from experiments import folders
 from trajcast_jax import checkpoint as checkpoints
 from trajcast_jax import measurement, plots
 from trajcast_jax.config import Experiment
@@ -149,7 +149,7 @@ def main(
     Args:
       experiment: name of a TOML file in experiments/, or the path of one.
       checkpoint: directory of the model; by default, where nothing else is to be done, the one
-        that the package ships.
+        that the package ships, or else the best one that training made.
       reference: folder of the reference runs; by default runs/reference/<name>.
       rollout: trajectory of a forecast, or the directory that holds its trajectory.h5; of
         several, each gets a folder of its own and all a summary.
@@ -164,11 +164,11 @@ def main(
         needs data.time_step, so that spectra of the reference are seen at that interval too.
     """
     loaded = experiments.load(experiment, set)
-    folder = reference or default_folder(loaded)
+    folder = reference or folders.reference(loaded)
     out = out or Path("runs/evaluate") / loaded.name
     extra = {}
     if checkpoint or not (rollout or save_reference):
-        model = checkpoint or checkpoints.pretrained(loaded.name)
+        model = checkpoint or folders.model(loaded)
         extra["checkpoint"] = str(model)
         errors = one_step(loaded, model, folder, seed)
         if errors is not None:

@@ -10,6 +10,7 @@ import tyro
 from tqdm import tqdm
 
 import experiments
+from experiments import folders
 from trajcast_jax.config import Experiment, ReferenceSettings
 from trajcast_jax.io import atomic_write
 from trajcast_jax.reference import (
@@ -26,17 +27,12 @@ from trajcast_jax.reference import (
 )
 
 
-def default_folder(experiment: Experiment) -> Path:
-    """Where an experiment's reference runs are, unless one says otherwise."""
-    return Path("runs/reference") / experiment.reference_name
-
-
 def ensure_reference(experiment: Experiment, out: Path | None = None) -> list[Path]:
     """The paths of the experiment's reference runs, made first where they are missing.
 
     Runs that were imported are taken as they are; runs of other settings are an error.
     """
-    out, settings = out or default_folder(experiment), experiment.reference
+    out, settings = out or folders.reference(experiment), experiment.reference
     if is_imported(out):
         return complete_runs(out)
     seed = seed_of(out)
@@ -106,7 +102,7 @@ def main(
     settings = loaded.reference
     if runs is not None:
         settings = dataclasses.replace(settings, runs=runs)
-    out = out or default_folder(loaded)
+    out = out or folders.reference(loaded)
     if sources:
         import_trajectories(sources, out, settings.runs, time_step=time_step, gap=settings.gap_time)
         settings = None

@@ -16,8 +16,8 @@ import tyro
 from tqdm import tqdm
 
 import experiments
+from experiments import folders
 from experiments.evaluate import observables
-from experiments.generate import default_folder as reference_folder
 from trajcast_jax import checkpoint, io
 from trajcast_jax.config import Experiment, RolloutSettings, from_dict, to_json
 from trajcast_jax.ensemble import Coupling, chain, csvr, langevin, linear_ramp, nve, zero_momentum
@@ -54,9 +54,10 @@ class Arguments:
     set: tuple[str, ...] = ()
     """Other settings that differ from the file: rollout.every=5 rollout.ensemble=nve."""
     checkpoint: Path | None = None
-    """Folder of the model; by default the one that the package ships."""
+    """Folder of the model; by default the one that the package ships, or the best of training."""
     start: Path | None = None
-    """File whose last frame is the start; by default the one that the package ships."""
+    """File whose last frame is the start; by default the one that the package ships, or the last
+    reference run."""
     thermalize: bool = False
     """Draw the start velocities at the temperature instead of taking those of the start frame."""
     replicas: int = 1
@@ -83,11 +84,6 @@ class Run:
     """K, one for each replica."""
 
 
-def default_folder(experiment: Experiment) -> Path:
-    """Where an experiment's rollouts are, unless one says otherwise."""
-    return Path("runs") / experiment.name / "rollout"
-
-
 def new_run(arguments: Arguments) -> tuple[Run, Path]:
     """The run that is asked for and its folder, which must not hold another one."""
     given = {"duration": arguments.duration, "temperature": arguments.temperature}
@@ -104,17 +100,15 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
             "give one for each, or leave one of the two options out."
         )
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    out = arguments.out or default_folder(experiment) / stamp
+    out = arguments.out or folders.rollouts(experiment) / stamp
     if (out / "run.json").exists():
         raise ValueError(
             f"{out} already holds a rollout; go on with it by --resume, or give another --out."
         )
     run = Run(
         experiment=experiment,
-        checkpoint=str(arguments.checkpoint or checkpoint.pretrained(experiment.name)),
-        start=str(
-            arguments.start or checkpoint.pretrained(experiment.reference_name) / "start.extxyz"
-        ),
+        checkpoint=str(arguments.checkpoint or folders.model(experiment)),
+        start=str(arguments.start or folders.start(experiment)),
         thermalize=arguments.thermalize,
         temperatures=tuple(kelvins),
     )
@@ -130,7 +124,7 @@ def old_run(arguments: Arguments) -> tuple[Run, Path]:
                 "--resume goes on with the settings that the rollout began with, so that "
                 f"--{field.name} has no effect; only --duration may be new."
             )
-    folder = default_folder(experiments.load(arguments.experiment))
+    folder = folders.rollouts(experiments.load(arguments.experiment))
     found = sorted(folder.glob("*/run.json"))
     out = arguments.out or (found[-1].parent if found else folder)
     if not (out / "run.json").exists():
@@ -213,7 +207,7 @@ def plan(settings: RolloutSettings, time_step: float, done: int) -> tuple[int, i
     return chunks, settings.every * math.ceil(steps / chunks / settings.every)
 
 
-def folders(run: Run, out: Path) -> list[Path]:
+def replica_folders(run: Run, out: Path) -> list[Path]:
     """The folder of every replica: `out` itself where there is one."""
     count = len(run.temperatures)
     return [out] if count == 1 else [out / f"replica_{i:02d}" for i in range(count)]
@@ -222,7 +216,7 @@ def folders(run: Run, out: Path) -> list[Path]:
 @contextlib.contextmanager
 def writers(run: Run, out: Path, state: SimulatorState, time_step: float) -> Iterator[Callable]:
     """`append(frames)` to the trajectories of all replicas, cut to the steps of `state`."""
-    paths, every = folders(run, out), run.experiment.rollout.every
+    paths, every = replica_folders(run, out), run.experiment.rollout.every
     first = jax.device_get(state.system)
     step = int(jnp.max(state.step))
     with contextlib.ExitStack() as stack:
@@ -309,12 +303,12 @@ def report(run: Run, out: Path, extra: dict) -> list[Path]:
         measured = checkpoint.pretrained(experiment.reference_name) / "reference.npz"
     except FileNotFoundError:  # a system of the user's own
         try:
-            measured = observables(experiment, reference_folder(experiment))
+            measured = observables(experiment, folders.reference(experiment))
         except FileNotFoundError as error:
             print(f"No report: {error}")
             return []
     written, reports = [], []
-    for path, kelvin in zip(folders(run, out), run.temperatures, strict=True):
+    for path, kelvin in zip(replica_folders(run, out), run.temperatures, strict=True):
         rollout = dataclasses.replace(experiment.rollout, temperature=kelvin)
         settings = dataclasses.replace(experiment, rollout=rollout)
         own = dict(extra)
@@ -344,7 +338,7 @@ def main(arguments: Arguments) -> int:
         command = f"python -m experiments.rollout {arguments.experiment} --resume --out {out}"
         print(f"\nStopped. Go on by: {command}")
         return 130
-    paths = folders(run, out)
+    paths = replica_folders(run, out)
     if arguments.extxyz:
         for path in paths:
             trajectory, times = io.read_trajectory(path / "trajectory.h5")

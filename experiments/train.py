@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 import experiments
+from experiments import folders
 from experiments.generate import ensure_reference
 from experiments.visit import SEGMENT
 from trajcast_jax import checkpoint, io, plots
@@ -19,11 +20,6 @@ from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import FramePairs, frame_pairs, join, longest_cell, statistics
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.training import Metrics, TrainState, fit, init_state
-
-
-def default_folder(experiment: Experiment) -> Path:
-    """Where an experiment's training writes, unless one says otherwise."""
-    return Path("runs") / experiment.name / "train"
 
 
 def load_pairs(experiment: Experiment, paths: list[Path], part: str) -> FramePairs:
@@ -233,7 +229,7 @@ def main(arguments: Arguments) -> None:
     paths = ensure_reference(experiment, arguments.reference)
     train(
         experiment,
-        arguments.out or default_folder(experiment),
+        arguments.out or folders.training(experiment),
         paths=paths,
         visited=arguments.visited,
         init_from=arguments.resume,

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import experiments
-from experiments.generate import default_folder, ensure_reference
+from experiments import folders
+from experiments.generate import ensure_reference
 from trajcast_jax import checkpoint, io, measurement
 from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import FramePairs, frame_pairs
@@ -323,7 +324,7 @@ def plot(result: dict) -> Figure:
 def data(experiment: Experiment, model: TrainedForecast, settings: Settings):
     """Normal modes and the temperatures of their kinds in the reference; tuning and test pairs."""
     ensure_reference(experiment)
-    folder, split = default_folder(experiment), experiment.data
+    folder, split = folders.reference(experiment), experiment.data
     runs = [io.read_trajectory(run_path(folder, k)) for k in split.train_runs]
     tests = [io.read_trajectory(run_path(folder, k)) for k in split.test_runs]
     modes = normal_modes([run for run, _ in runs])

@@ -110,8 +110,10 @@ def test_replicas_write_a_trajectory_each(folder):
     with pytest.raises(KeyboardInterrupt):
         command.forecast(run, out, lambda **kw: Bar(interrupt_at=1, **kw))
     command.forecast(run, out, Bar)
-    assert [p.name for p in command.folders(run, out)] == ["replica_00", "replica_01"]
-    first, second = (io.read_trajectory(p / "trajectory.h5")[0] for p in command.folders(run, out))
+    assert [p.name for p in command.replica_folders(run, out)] == ["replica_00", "replica_01"]
+    first, second = (
+        io.read_trajectory(p / "trajectory.h5")[0] for p in command.replica_folders(run, out)
+    )
     assert first.positions.shape == second.positions.shape == (5, 9, 3)
     np.testing.assert_array_equal(first.positions[0], second.positions[0])
     masses = np.asarray(first.masses)[:, None]
@@ -160,6 +162,18 @@ def test_command_line_refusals(folder, whole):
         command.old_run(command.Arguments("quartz", temperature=1.0, resume=True))
     with pytest.raises(FileNotFoundError, match="leave --resume out"):
         command.old_run(command.Arguments("quartz", out=folder / "none", resume=True))
+
+
+def test_a_system_of_ones_own_needs_a_model_and_a_start(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    mine = folder / "mine.toml"
+    mine.write_text("")
+    with pytest.raises(
+        FileNotFoundError, match=r"none in runs/mine/train/best; make one by .*train"
+    ):
+        command.new_run(command.Arguments(str(mine)))
+    with pytest.raises(FileNotFoundError, match=r"no start frame of mine.* --start, or make runs"):
+        command.new_run(command.Arguments(str(mine), checkpoint=folder / "model"))
 
 
 def test_command_line_settings():
