@@ -24,7 +24,7 @@ from trajcast_jax import checkpoint, io
 from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import FramePairs, join
 from trajcast_jax.forecast import Forecaster
-from trajcast_jax.gains import BendsAndStretches, Kinds, Motions, OfMesh, Together, Vibrations
+from trajcast_jax.gains import InternalVibrations, Kinds, Motions, OfMesh, Together, Vibrations
 from trajcast_jax.modes import NormalModes
 from trajcast_jax.optimizer import optimizer
 from trajcast_jax.reference import complete_runs
@@ -52,7 +52,7 @@ class Arguments:
     out: Path
     """Folder of the balanced model."""
     modes: bool = False
-    """Of normal modes: of a crystal, or of the bends and stretches of a molecule. By default of
+    """Of normal modes: of a crystal, or of the distances and torsions of a molecule. By default of
     species and of neighbours, shell by shell, which a molecule keeps beside its modes."""
     reference: Path | None = None
     """Folder of the reference runs; by default runs/reference/<name>."""
@@ -99,7 +99,7 @@ def gains_of(
     modes = [modes_of([io.read_trajectory(path)[0] for path in runs]) for runs in chosen]
     if isinstance(modes[0], NormalModes):
         return Together(*(Vibrations(some, groups, kelvin) for some in modes))
-    return Together(BendsAndStretches(modes[0], kelvin), Motions(forecaster, few))
+    return Together(InternalVibrations(modes[0], kelvin), Motions(forecaster, few))
 
 
 def by_mesh(parts: list[FramePairs]) -> list[FramePairs]:

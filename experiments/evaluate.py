@@ -70,7 +70,7 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
 
 
 def modes_of(runs: list[System]) -> NormalModes | InternalModes:
-    """The normal modes of a crystal, or the bends and stretches of a molecule."""
+    """The normal modes of a crystal, or those of the distances and torsions of a molecule."""
     if runs[0].cell is None:
         return internal_modes(runs, bonded_pairs(runs[0]))
     return normal_modes(runs)
@@ -156,7 +156,7 @@ def main(
       out: directory of the report; by default runs/evaluate/<name>.
       save_reference: write the reference observables to this .npz file.
       modes: write the temperature of every mode too (modes.csv): normal modes of a crystal, or
-        bends and stretches of a molecule.
+        those of the distances and torsions of a molecule.
       energies: so many frames of a rollout have their potential energy computed by the engine of
         the reference; that of runs at constant energy spreads less than a thermostatted one.
       seed: draws the test pairs.

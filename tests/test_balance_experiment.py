@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase import Atoms
 from conftest import as_system, forecaster, quartz_atoms
 
 import experiments
 from experiments.balance import CHUNK, Arguments, chunk_of_updates
 from trajcast_jax.dataset import FramePairs, frame_pairs
 from trajcast_jax.forecast import Forecaster
-from trajcast_jax.gains import BendsAndStretches, Motions, OfMesh, Together, Vibrations, kinds
+from trajcast_jax.gains import InternalVibrations, Motions, OfMesh, Together, Vibrations, kinds
 from trajcast_jax.modes import InternalModes, NormalModes
 from trajcast_jax.system import make_system
 from trajcast_jax.training import init_state
@@ -69,30 +70,33 @@ def test_gains_are_what_the_harmonic_energies_differ_by():
 
 
 def test_gains_of_a_molecule_are_what_the_energies_of_its_modes_differ_by():
-    rng = np.random.default_rng(0)
-    sites = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-    r, d, dd = sites + 0.05 * rng.normal(size=(3, 3)), *0.02 * rng.normal(size=(2, 3, 3))
-    v, dv = 0.01 * rng.normal(size=(2, 3, 3))
-    pairs = np.array([[0, 1], [0, 2], [1, 2]])
-    centers = np.array([0.96, 0.96, 1.52])
-    modes = InternalModes(
-        np.array([1600.0, 3600.0, 3700.0]), pairs, rng.normal(size=(3, 3)), centers
-    )
-    nothing = jnp.zeros((3, 0), jnp.int32)
-    system = make_system(r, v, [8, 1, 1])
+    rng, numbers = np.random.default_rng(0), [1, 7, 7, 1]
+    sites = np.array([[-1.0, 0.95, 0.0], [-0.62, 0.0, 0.0], [0.62, 0.0, 0.0], [1.0, -0.95, 0.0]])
+    r, d, dd = sites + 0.05 * rng.normal(size=(4, 3)), *0.02 * rng.normal(size=(2, 4, 3))
+    v, dv = 0.01 * rng.normal(size=(2, 4, 3))
+    pairs, chain = np.array([[0, 1], [1, 2], [2, 3]]), [0, 1, 2, 3]
+    centers = np.array([1.0, 1.2, 1.0, np.pi])
+    wavenumbers, vectors = np.array([800.0, 1600.0, 3600.0, 3700.0]), rng.normal(size=(4, 4))
+    modes = InternalModes(wavenumbers, pairs, np.array([chain]), vectors, centers)
+    nothing = jnp.zeros((4, 0), jnp.int32)
+    system = make_system(r, v, numbers)
     pair = FramePairs(system, jnp.asarray(d), jnp.asarray(v), nothing, nothing)
     errors = jnp.asarray(dd), jnp.asarray(dv)
 
+    def coordinates(positions):
+        atoms = Atoms(numbers, positions)
+        lengths = [atoms.get_distance(*some) for some in pairs]
+        return np.array([*lengths, np.radians(atoms.get_dihedral(*chain))]) - centers
+
     def energies(positions, velocities):
-        vectors = positions[pairs[:, 1]] - positions[pairs[:, 0]]
-        lengths = np.linalg.norm(vectors, axis=-1)
-        rates = np.sum(vectors * (velocities[pairs[:, 1]] - velocities[pairs[:, 0]]), -1) / lengths
+        step = 1e-3 * velocities
+        rates = (coordinates(positions + step) - coordinates(positions - step)) / 2e-3
         omega = 2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
-        q, p = (lengths - centers) @ modes.vectors, rates @ modes.vectors
+        q, p = coordinates(positions) @ modes.vectors, rates @ modes.vectors
         return 0.5 * (p**2 + (omega * q) ** 2) * KINETIC_TO_EV / (BOLTZMANN * 300.0)
 
     expected = energies(r + d + dd, v + dv) - energies(r + d, v)
-    gains = BendsAndStretches(modes, 300.0)
+    gains = InternalVibrations(modes, 300.0)
     found = gains(pair, None, errors)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
     both = Together(gains, gains)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.data import atomic_masses
 
 from trajcast_jax.modes import (
     internal_modes,
@@ -102,32 +104,81 @@ def test_unit_cells_are_averaged_over():
     assert alone > 2 * found
 
 
-@pytest.mark.parametrize("shares", [np.ones(3), np.array([1.7, 1.0, 0.3])])
-def test_bends_and_stretches_are_found_in_a_molecule_that_tumbles(shares):
-    """Water of known force constants, cold enough to be harmonic, however energies are shared."""
-    rng, frames, masses = np.random.default_rng(2), 40_000, np.array([16.0, 1.0, 1.0])
-    sites = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-    slopes = np.zeros((3, 9))  # of the distances O–H, O–H, H–H
-    for row, (i, j) in enumerate([(0, 1), (0, 2), (1, 2)]):
-        unit = (sites[j] - sites[i]) / np.linalg.norm(sites[j] - sites[i])
-        slopes[row, 3 * j : 3 * j + 3], slopes[row, 3 * i : 3 * i + 3] = unit, -unit
+WATER = (
+    [8, 1, 1], [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]],
+    [[0, 1], [2, 0]], [[0, 1], [0, 2], [1, 2]], [50.0, 50.0, 6.0],
+)  # fmt: skip
+"""Species, places (Å), bonds, coordinates, and force constants: eV/Å² or eV."""
+FORMALDEHYDE = (
+    [6, 8, 1, 1], [[0, 0, 0], [1.2, 0, 0], [-0.58, 0.94, 0], [-0.58, -0.94, 0]],
+    [[0, 1], [0, 2], [0, 3]], [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [1, 0, 2, 3]],
+    [80.0, 30.0, 31.0, 8.0, 10.0, 3.0],
+)  # fmt: skip
+TRANS = (
+    [1, 7, 7, 1], [[-1.0, 0.95, 0.0], [-0.62, 0.0, 0.0], [0.62, 0.0, 0.0], [1.0, -0.95, 0.0]],
+    [[0, 1], [1, 2], [2, 3]], [[0, 1], [0, 2], [1, 2], [1, 3], [2, 3], [0, 1, 2, 3]],
+    [35.0, 6.0, 70.0, 7.0, 36.0, 4.0],
+)  # fmt: skip
+
+
+def slopes_of(coordinates, numbers, sites):
+    """Of distances (Å) and torsions (rad) by the places of atoms, from differences by ASE."""
+
+    def at(positions):
+        atoms = Atoms(numbers, positions)
+        return np.array([
+            atoms.get_distance(*c) if len(c) == 2 else np.radians(atoms.get_dihedral(*c))
+            for c in coordinates
+        ])  # fmt: skip
+
+    rows, step = [], 1e-4
+    for k in range(sites.size):
+        shift = step * np.eye(sites.size)[k].reshape(sites.shape)
+        rows.append((at(sites + shift) - at(sites - shift)) / (2 * step))
+    return np.transpose(rows)
+
+
+@pytest.mark.parametrize("molecule", [WATER, FORMALDEHYDE, TRANS])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_bends_stretches_and_twists_are_found_in_a_molecule_that_tumbles(molecule, uneven):
+    """Of known force constants, cold enough to be harmonic, however energies are shared."""
+    numbers, sites, bonds, coordinates, constants = molecule
+    sites, rng, frames = np.array(sites), np.random.default_rng(2), 40_000
+    masses = atomic_masses[numbers]
+    sites -= masses @ sites / masses.sum()
+    slopes = slopes_of(coordinates, numbers, sites)
     weights = np.repeat(np.sqrt(masses), 3)
-    forces = np.diag([50.0, 50.0, 6.0]) / KINETIC_TO_EV  # eV/Å² to Da/fs²
-    hessian = slopes.T @ forces @ slopes / np.outer(weights, weights)
-    squares, vectors = (x[..., -3:] for x in np.linalg.eigh(hessian))
+    forces = np.diag(constants) / KINETIC_TO_EV  # eV to Da Å²/fs²
+    squares, vectors = np.linalg.eigh(slopes.T @ forces @ slopes / np.outer(weights, weights))
+    squares, vectors = squares[6:], vectors[:, 6:]
     wavenumbers = np.sqrt(squares) / (2 * np.pi) * WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
-    kelvins = 5.0 * shares
-    draw = rng.normal(size=(2, frames, 3)) * np.sqrt(BOLTZMANN / KINETIC_TO_EV * kelvins)
+    n = len(squares)
+    kelvins = 2.0 * (np.linspace(1.7, 0.3, n) if uneven else np.ones(n))
+    draw = rng.normal(size=(2, frames, n)) * np.sqrt(BOLTZMANN / KINETIC_TO_EV * kelvins)
     moved = (draw[0] / np.sqrt(squares)) @ vectors.T / weights
-    velocities = (draw[1] @ vectors.T / weights).reshape(frames, 3, 3)
-    positions = sites + moved.reshape(frames, 3, 3)
+    velocities = (draw[1] @ vectors.T / weights).reshape(frames, -1, 3)
+    positions = sites + moved.reshape(frames, -1, 3)
     velocities += np.cross(0.02 * rng.normal(size=(frames, 1, 3)), positions)
-    turns = np.linalg.qr(rng.normal(size=(frames, 3, 3)))[0]
-    first = make_system(sites, np.zeros((3, 3)), [8, 1, 1], masses=masses)
+    turns, _ = np.linalg.qr(rng.normal(size=(frames, 3, 3)))
+    turns[:, 0] *= np.linalg.det(turns)[:, None]  # a mirror image has other torsions
+    first = make_system(sites, np.zeros(sites.shape), numbers, masses=masses)
     run = first.replace(positions=positions @ turns + 7.0, velocities=velocities @ turns)
 
-    modes = internal_modes([run], np.array([[0, 1], [2, 0]]))
-    assert modes.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    modes = internal_modes([run], np.array(bonds))
     np.testing.assert_allclose(modes.wavenumbers, wavenumbers, rtol=0.02)
     np.testing.assert_allclose(mode_temperatures(run, modes), kelvins, rtol=0.05)
+
+
+def test_torsions_about_bonds_that_turn_are_no_coordinates():
+    """TRANS twists all the way round: it keeps its distances, but not its torsion."""
+    numbers, sites, bonds, *_ = TRANS
+    rng, frames = np.random.default_rng(0), 4000
+    angles = rng.uniform(-np.pi, np.pi, frames)
+    positions = np.tile(np.array(sites), (frames, 1, 1)) + 0.02 * rng.normal(size=(frames, 4, 3))
+    positions[:, 3, 1:] = -0.95 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    velocities = 0.01 * rng.normal(size=(frames, 4, 3))
+    run = make_system(np.array(sites), np.zeros((4, 3)), numbers)
+    run = run.replace(positions=positions, velocities=velocities)
+    modes = internal_modes([run], np.array(bonds))
+    assert (len(modes.pairs), len(modes.chains), len(modes.wavenumbers)) == (5, 0, 5)

@@ -2,7 +2,7 @@
 
 An object of each class has `weights`, one of every kind, and is a function of a pair, its graph and
 the errors of its displacements and velocities: what every kind gains. Kinds are normal modes of a
-crystal, bends and stretches of a molecule, or the sums of `balance.py` for any matter.
+crystal, those of distances and torsions of a molecule, or the sums of `balance.py` for any matter.
 """
 
 import itertools
@@ -129,27 +129,26 @@ class OfMesh:
         return self.gains(pair, edges, errors) / self.share
 
 
-class BendsAndStretches:
+class InternalVibrations:
     """What a forecast's errors add to the energy of every mode of a molecule, in k_B T."""
 
     def __init__(self, modes: InternalModes, kelvin: float):
         scale = (KINETIC_TO_EV / (BOLTZMANN * kelvin)) ** 0.5
         as_array = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
-        self.first, self.second = modes.pairs.T
         self.vectors, self.squares = as_array(scale * modes.vectors), as_array(squares_of(modes))
-        self.centers = as_array(modes.centers)
+        self.modes = modes._replace(centers=as_array(modes.centers))
         self.weights = jnp.full_like(self.squares, 1 / len(self.squares))
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
 
-        def lengths(positions):
-            return jnp.linalg.norm(positions[self.second] - positions[self.first], axis=-1)
+        def coordinates(positions):
+            return self.modes.deviations(pair.system.replace(positions=positions))
 
         after = pair.system.positions + pair.displacements
-        state = jax.jvp(lengths, (after,), (pair.velocities,))
-        forecast = jax.jvp(lengths, (after + errors[0],), (pair.velocities + errors[1],))
-        q, p = (product(x, self.vectors) for x in (state[0] - self.centers, state[1]))
+        state = jax.jvp(coordinates, (after,), (pair.velocities,))
+        forecast = jax.jvp(coordinates, (after + errors[0],), (pair.velocities + errors[1],))
+        q, p = (product(x, self.vectors) for x in state)
         dq, dp = (product(b - a, self.vectors) for a, b in zip(state, forecast, strict=True))
         return energy_added(q, p, dq, dp, self.squares)
 
@@ -167,4 +166,4 @@ class Together:
         return jnp.concatenate([part(pair, edges, errors) for part in self.parts])
 
 
-Kinds = Vibrations | Motions | OfMesh | BendsAndStretches | Together
+Kinds = Vibrations | Motions | OfMesh | InternalVibrations | Together

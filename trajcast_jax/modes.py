@@ -2,20 +2,31 @@
 
 In a solid at equilibrium every vibration holds k_B T. A forecast that loses more in one mode than
 in another, stride by stride, runs with some modes hot and others cold at the right mean
-temperature, which no average over atoms shows. So are the bends and stretches of a molecule,
-which turns and twists: its modes are those of distances within it.
+temperature, which no average over atoms shows. So are the vibrations of a molecule, which turns:
+its modes are those of distances and torsions within it.
 """
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from trajcast_jax.observables import cut
+from trajcast_jax.soft_observables import dihedrals
 from trajcast_jax.system import System, minimum_image
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
 STIFF = 1e-3
 """Of Wilson's G: smaller eigenvalues, over the largest, are of combinations that hardly move."""
+ROUNDING = 1e-10
+"""Of G in one frame: what is smaller, over the largest eigenvalue, is 0."""
+STILL = 0.25
+"""rad, the spread of a torsion that stays in one place: four times it is less than half the way
+to the next place of bonds that turn."""
+FRAMES = 20_000
+"""Whose coordinates are computed together."""
 NEAR = 0.8
 """Å, between a mean position and that of the atom that a translation of the lattice takes there.
 It may be large: no two atoms of one species are so close, and every atom must find its own."""
@@ -113,81 +124,141 @@ def _from_fluctuations(displacements, velocities, free: int = 0):
 
 
 class InternalModes(NamedTuple):
-    """Bends and stretches of a molecule, by rising wavenumber.
+    """Bends, stretches and twists of a molecule, by rising wavenumber.
 
     Attributes:
       wavenumbers: (mode,) cm⁻¹.
-      pairs: (pair, 2) atoms, whose distances r are the coordinates.
-      vectors: (pair, mode), such that ½ ((dr/dt)·e)² is the kinetic energy of a mode.
-      centers: (pair,) Å, mean distances.
+      pairs: (pair, 2) atoms, whose distances (Å) are the first coordinates.
+      chains: (chain, 4) atoms, whose torsions (rad) are the others.
+      vectors: (coordinate, mode), such that ½ ((dx/dt)·e)² is the kinetic energy of a mode.
+      centers: (coordinate,) mean distances and torsions.
     """
 
     wavenumbers: Float[np.ndarray, "mode"]
     pairs: Int[np.ndarray, "pair 2"]
-    vectors: Float[np.ndarray, "pair mode"]
-    centers: Float[np.ndarray, "pair"]
+    chains: Int[np.ndarray, "chain 4"]
+    vectors: Float[np.ndarray, "coordinate mode"]
+    centers: Float[np.ndarray, "coordinate"]
+
+    def deviations(self, frames: System) -> Float[Array, "*time coordinate"]:
+        """Of the coordinates from their centres, in one frame or in all; differentiable."""
+        return deviations(frames, self.pairs, self.chains, self.centers)
+
+
+def deviations(frames: System, pairs, chains, centers) -> Float[Array, "*time coordinate"]:
+    """Distances (Å) and torsions (rad, −π…π) of a molecule, less `centers`."""
+    vectors = frames.positions[..., pairs[:, 1], :] - frames.positions[..., pairs[:, 0], :]
+    lengths = jnp.linalg.norm(vectors, axis=-1) - centers[: len(pairs)]
+    turned = dihedrals(frames, chains) - centers[len(pairs) :]
+    turned -= 2 * jnp.pi * jnp.round(turned / (2 * jnp.pi))
+    return jnp.concatenate([lengths, turned], axis=-1)
 
 
 def internal_modes(
     trajectories: list[System], bonds: Int[np.ndarray, "bond 2"], frames: int = 20_000
 ) -> InternalModes:
-    """Modes of the distances between atoms one or two bonds apart, in an isolated molecule.
+    """Modes of the distances and torsions that say what shape an isolated molecule has.
 
-    However it turns, and however its parts turn about bonds, they are what bonds and angles are.
-    Wilson's G, the mean of B M⁻¹ Bᵀ with B the slopes of the distances (Wilson, Decius, Cross,
+    Distances are those between atoms one or two bonds apart: however the molecule turns, and its
+    parts turn about bonds, they are what bonds and angles are. Torsions are those that stay in one
+    place (`STILL`): of rings and double bonds, and all that bends out of a plane.
+    Wilson's G, the mean of B M⁻¹ Bᵀ with B the slopes of the coordinates (Wilson, Decius, Cross,
     Molecular Vibrations, 1955, ch. 4), makes them mass-weighted; the rest is as in
-    `normal_modes`. Combinations that hardly move at given momenta, as those that close a ring or
-    keep it flat, are left out.
+    `normal_modes`. Combinations that hardly move at given momenta are left out, and of more
+    coordinates than are independent those that move least, as they close a ring or turn an atom.
+
+    Where parts turn about a bond into another place, what is bent out of plane on both sides of it
+    keeps its coordinates, but not its modes: these are those of the places in the trajectories.
 
     Args:
       trajectories: with a time axis; of each about `frames` frames are used.
       bonds: pairs of atoms.
     """
-    pairs = _within_two_bonds(bonds)
-    masses = np.asarray(trajectories[0].masses, np.float64)
-    lengths, rates, inertia = [], [], []
-    for run in trajectories:
-        length, rate, units = _distances(run, pairs, max(1, len(run.positions) // frames))
-        lengths.append(length)
-        rates.append(rate)
-        inertia.append(_wilson_g(units[:: max(1, len(units) // 100)], pairs, masses))
-    length, rate = np.concatenate(lengths), np.concatenate(rates)
-    sizes, basis = np.linalg.eigh(np.mean(inertia, axis=0))
-    moving = sizes > STIFF * sizes[-1]
+    runs = [cut(run, slice(None, None, max(1, len(run.positions) // frames)))
+            for run in trajectories]  # fmt: skip
+    pairs, chains = _within_two_bonds(bonds), _chains(bonds)
+    circles = np.concatenate([np.exp(1j * np.asarray(dihedrals(run, chains))) for run in runs])
+    mean = circles.mean(axis=0)
+    # The spread of angles: Mardia, Jupp, Directional Statistics, 2000, ch. 2.
+    still = -2 * np.log(np.abs(mean)) < STILL**2
+    chains, twists = chains[still], np.angle(mean[still])
+    centers = np.concatenate([np.zeros(len(pairs)), twists])
+    found = [_with_rates(run, pairs, chains, centers) for run in runs]
+    values, rates = (np.concatenate(both) for both in zip(*found, strict=True))
+    mean = values.mean(axis=0)
+    some = [cut(run, slice(None, None, max(1, len(run.positions) // 100))) for run in runs]
+    inertia = np.concatenate([_wilson_g(run, pairs, chains) for run in some])
+    sizes, basis = np.linalg.eigh(inertia.mean(axis=0))
+    moving = (sizes > STIFF * sizes[-1]) & (np.arange(len(sizes))[::-1] < _independent(inertia))
     basis = basis[:, moving] * sizes[moving] ** -0.5
-    mean = length.mean(axis=0)
     wavenumbers, vectors = _from_fluctuations(
-        *(x.T @ x / len(x) for x in ((length - mean) @ basis, rate @ basis))
+        *(x.T @ x / len(x) for x in ((values - mean) @ basis, rates @ basis))
     )
-    return InternalModes(wavenumbers, pairs, basis @ vectors, mean)
+    return InternalModes(wavenumbers, pairs, chains, basis @ vectors, centers + mean)
 
 
 def _within_two_bonds(bonds: Int[np.ndarray, "bond 2"]) -> Int[np.ndarray, "pair 2"]:
     """Pairs of atoms that are bonded to each other or to a common one, each once."""
-    bonded = np.zeros((bonds.max() + 1,) * 2, bool)
-    bonded[bonds[:, 0], bonds[:, 1]] = True
-    bonded |= bonded.T
+    bonded = _bonded(bonds)
     return np.argwhere(np.triu(bonded | (bonded @ bonded), 1))
 
 
-def _distances(run: System, pairs, every: int = 1):
-    """Distances, their rates (time, pair) and unit vectors, of each `every`-th frame."""
-    positions, velocities = (
-        np.asarray(x[::every], np.float64) for x in (run.positions, run.velocities)
-    )
-    vectors, relative = (x[:, pairs[:, 1]] - x[:, pairs[:, 0]] for x in (positions, velocities))
-    lengths = np.linalg.norm(vectors, axis=-1)
-    units = vectors / lengths[..., None]
-    return lengths, np.sum(units * relative, axis=-1), units
+def _chains(bonds: Int[np.ndarray, "bond 2"]) -> Int[np.ndarray, "chain 4"]:
+    """Four atoms whose torsions are looked at.
+
+    Each bonded to the next, in one of the two directions; or one atom and all three bonded to it.
+    """
+    bonded = _bonded(bonds)
+    near = [np.flatnonzero(row).tolist() for row in bonded]
+    found = [
+        (i, j, k, m)
+        for j, k in np.argwhere(np.triu(bonded, 1)).tolist()
+        for i in near[j]
+        for m in near[k]
+        if len({i, j, k, m}) == 4
+    ]
+    found += [(ends[0], j, *ends[1:]) for j, ends in enumerate(near) if len(ends) == 3]
+    return np.array(found, int).reshape(-1, 4)
 
 
-def _wilson_g(units, pairs, masses) -> Float[np.ndarray, "pair pair"]:
-    """The mean of B M⁻¹ Bᵀ over frames, from unit vectors (time, pair, 3) along the pairs."""
-    ends = np.zeros((len(pairs), len(masses)))
-    rows = np.arange(len(pairs))
-    ends[rows, pairs[:, 0]], ends[rows, pairs[:, 1]] = -1.0, 1.0
-    shared = (ends / masses) @ ends.T
-    return shared * np.einsum("tax,tbx->ab", units, units) / len(units)
+def _bonded(bonds: Int[np.ndarray, "bond 2"]) -> Bool[np.ndarray, "atom atom"]:
+    bonded = np.zeros((bonds.max() + 1,) * 2, bool)
+    bonded[bonds[:, 0], bonds[:, 1]] = True
+    return bonded | bonded.T
+
+
+def _with_rates(run: System, pairs, chains, centers):
+    """`deviations` of every frame and their rates in time (1/fs), both (time, coordinate)."""
+    parts = [cut(run, slice(k, k + FRAMES)) for k in range(0, len(run.positions), FRAMES)]
+    found = [_with_rates_at_once(part, pairs, chains, centers) for part in parts]
+    return [np.concatenate(both).astype(np.float64) for both in zip(*found, strict=True)]
+
+
+@jax.jit
+def _with_rates_at_once(run: System, pairs, chains, centers):
+    def at(positions):
+        return deviations(run.replace(positions=positions), pairs, chains, centers)
+
+    return jax.jvp(at, (run.positions,), (run.velocities,))
+
+
+def _independent(inertia: Float[np.ndarray, "time coordinate coordinate"]) -> int:
+    """How many coordinates are independent in a frame: a mean over frames seems to have more."""
+    sizes = np.linalg.eigvalsh(inertia)
+    return int(np.median((sizes > ROUNDING * sizes[:, -1:]).sum(axis=1)))
+
+
+def _wilson_g(run: System, pairs, chains) -> Float[np.ndarray, "time coordinate coordinate"]:
+    """B M⁻¹ Bᵀ of every frame."""
+    centers = np.zeros(len(pairs) + len(chains))
+
+    def at(positions):
+        return deviations(run.replace(positions=positions), pairs, chains, centers)
+
+    slopes = np.asarray(jax.jit(jax.vmap(jax.jacrev(at)))(run.positions), np.float64)
+    slopes /= np.sqrt(np.asarray(run.masses, np.float64))[:, None]
+    light = slopes.reshape(*slopes.shape[:2], -1)
+    return light @ light.swapaxes(1, 2)
 
 
 def mode_temperatures(
@@ -195,7 +266,7 @@ def mode_temperatures(
 ) -> Float[np.ndarray, "mode"]:
     """Mean kinetic temperature (K) of every mode in a trajectory (with a time axis)."""
     if isinstance(modes, InternalModes):
-        rates = _distances(trajectory, modes.pairs)[1]
+        rates = _with_rates(trajectory, modes.pairs, modes.chains, modes.centers)[1]
     else:
         rates = _mass_weighted(trajectory)[1]
     return KINETIC_TO_EV / BOLTZMANN * ((rates @ modes.vectors) ** 2).mean(axis=0)
