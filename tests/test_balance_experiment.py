@@ -104,6 +104,26 @@ def test_gains_of_a_molecule_are_what_the_energies_of_its_modes_differ_by():
     assert both.weights.sum() == pytest.approx(1.0)
 
 
+def test_motions_gain_as_much_in_copies_of_a_cell():
+    """What a stride adds is told by the atom: a cell twice as long has no other kinds or sizes."""
+    rng, model = np.random.default_rng(0), forecaster()
+    velocities = 0.003 * rng.normal(size=(3, 27, 3)).astype(np.float32)
+    start, both = as_system(quartz_atoms((3, 1, 1))), []
+    places, cell = start.positions + 20.0 * np.cumsum(velocities, axis=0), np.asarray(start.cell)
+    for n in (1, 2):
+        copies = np.concatenate([places + k * cell[0] for k in range(n)], axis=1)
+        frames = make_system(copies, np.tile(velocities, (1, n, 1)),
+                             np.tile(start.species, n), cell=cell * [[n], [1], [1]])  # fmt: skip
+        both.append(frame_pairs([(frames, 30.0 * np.arange(3))], 30.0, 3.5, 2, seed=1))
+    few, found = Motions(model, both[0]), []
+    for pairs in both:
+        one = jax.tree.map(lambda x: jnp.asarray(x[0]), pairs)
+        errors = 0.1 * one.displacements, 0.1 * one.velocities
+        found.append(few(one, one.edges(3.5), errors))
+    assert abs(found[0]).max() > 0.1
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fading(Forecaster):
     """Atoms that stay where they are; of their velocities so much is left as the weights say."""

@@ -93,7 +93,10 @@ class Vibrations:
 
 
 class Motions:
-    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter."""
+    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter.
+
+    All an atom, as some pairs may be in larger cells than others.
+    """
 
     def __init__(self, forecaster: Forecaster, pairs: FramePairs):
         self.forecaster = forecaster
@@ -101,14 +104,17 @@ class Motions:
         weights = jnp.tile(jnp.sqrt(self.mean[0]), len(self.mean))
         self.weights = weights / weights.sum()
 
+    def _an_atom(self, pair: FramePairs, edges: Graph, errors):
+        sums = motion_energies(self.forecaster, pair, edges, errors)
+        return [some / pair.system.mask.sum() for some in sums]
+
     def _truth(self, pair: FramePairs):
         zeros = jnp.zeros_like(pair.displacements)
-        edges = pair.edges(self.forecaster.settings.cutoff)
-        return motion_energies(self.forecaster, pair, edges, (zeros, zeros))[1]
+        return self._an_atom(pair, pair.edges(self.forecaster.settings.cutoff), (zeros, zeros))[1]
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
         """Of one pair, from the errors of its displacements and velocities."""
-        forecast, truth = motion_energies(self.forecaster, pair, edges, errors)
+        forecast, truth = self._an_atom(pair, edges, errors)
         return over_sizes(forecast - truth, self.mean).ravel()
 
 
