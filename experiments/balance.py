@@ -52,7 +52,7 @@ class Arguments:
     out: Path
     """Folder of the balanced model."""
     modes: bool = False
-    """Of normal modes: of a crystal, or of the distances and torsions of a molecule. By default of
+    """Of normal modes: of a crystal, or of the bends and stretches of a molecule. By default of
     species and of neighbours, shell by shell, which a molecule keeps beside its modes."""
     reference: Path | None = None
     """Folder of the reference runs; by default runs/reference/<name>."""
@@ -96,7 +96,8 @@ def gains_of(
                 f"python -m experiments.generate {experiment.name} --out {folder}."
             )
     kelvin = experiment.reference.temperature
-    modes = [modes_of([io.read_trajectory(path)[0] for path in runs]) for runs in chosen]
+    # Balance by torsions too made forecasts of molecules worse, wherever it was tried.
+    modes = [modes_of([io.read_trajectory(p)[0] for p in runs], torsions=False) for runs in chosen]
     if isinstance(modes[0], NormalModes):
         return Together(*(Vibrations(some, groups, kelvin) for some in modes))
     return Together(InternalVibrations(modes[0], kelvin), Motions(forecaster, few))

@@ -69,10 +69,10 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
     return measurement.load(path)
 
 
-def modes_of(runs: list[System]) -> NormalModes | InternalModes:
+def modes_of(runs: list[System], torsions: bool = True) -> NormalModes | InternalModes:
     """The normal modes of a crystal, or those of the distances and torsions of a molecule."""
     if runs[0].cell is None:
-        return internal_modes(runs, bonded_pairs(runs[0]))
+        return internal_modes(runs, bonded_pairs(runs[0]), torsions=torsions)
     return normal_modes(runs)
 
 

@@ -168,6 +168,7 @@ def test_bends_stretches_and_twists_are_found_in_a_molecule_that_tumbles(molecul
     modes = internal_modes([run], np.array(bonds))
     np.testing.assert_allclose(modes.wavenumbers, wavenumbers, rtol=0.02)
     np.testing.assert_allclose(mode_temperatures(run, modes), kelvins, rtol=0.05)
+    assert not len(internal_modes([run], np.array(bonds), torsions=False).chains)
 
 
 def test_torsions_about_bonds_that_turn_are_no_coordinates():

@@ -155,7 +155,10 @@ def deviations(frames: System, pairs, chains, centers) -> Float[Array, "*time co
 
 
 def internal_modes(
-    trajectories: list[System], bonds: Int[np.ndarray, "bond 2"], frames: int = 20_000
+    trajectories: list[System],
+    bonds: Int[np.ndarray, "bond 2"],
+    frames: int = 20_000,
+    torsions: bool = True,
 ) -> InternalModes:
     """Modes of the distances and torsions that say what shape an isolated molecule has.
 
@@ -173,10 +176,11 @@ def internal_modes(
     Args:
       trajectories: with a time axis; of each about `frames` frames are used.
       bonds: pairs of atoms.
+      torsions: else distances are all there is: bends and stretches.
     """
     runs = [cut(run, slice(None, None, max(1, len(run.positions) // frames)))
             for run in trajectories]  # fmt: skip
-    pairs, chains = _within_two_bonds(bonds), _chains(bonds)
+    pairs, chains = _within_two_bonds(bonds), _chains(bonds)[: None if torsions else 0]
     circles = np.concatenate([np.exp(1j * np.asarray(dihedrals(run, chains))) for run in runs])
     mean = circles.mean(axis=0)
     # The spread of angles: Mardia, Jupp, Directional Statistics, 2000, ch. 2.
