@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import experiments
+from experiments import folders
 from experiments.gradients import near_root
 from trajcast_jax import checkpoint as checkpoints
 from trajcast_jax import io, observables
@@ -205,7 +206,7 @@ def main(
 
     Args:
       experiment: name of a TOML file in experiments/, or the path of one.
-      checkpoint: folder of the model; it and the start are by default those that are shipped.
+      checkpoint: folder of the model; it and the start are by default those of `rollout`.
       start: file whose last frame is the start.
       atoms: of the dihedral; by default the first chain C–C–O–H of bonds.
       strides: after which the angle shall be on target.
@@ -214,8 +215,8 @@ def main(
       out: folder to write.
     """
     loaded = experiments.load(experiment)
-    model = checkpoints.restore(checkpoint or checkpoints.pretrained(loaded.name))
-    system = io.read(start or checkpoints.pretrained(loaded.reference_name) / "start.extxyz")
+    model = checkpoints.restore(checkpoint or folders.model(loaded))
+    system = io.read(start or folders.start(loaded))
     model.check(system)
     atoms = atoms or bonded_chain(system, ("C", "C", "O", "H"))
     course, sim, state = forecast_course(model, system, strides, atoms, loaded.rollout.skin)

@@ -134,11 +134,10 @@ def nearest(system: System, idx, shifts, cutoff: float, near: int):
 
 def _edges(system: System, idx, shifts, cutoff: float):
     """The vectors r_ij (Å) of all slots, and which of them are neighbours within the cutoff."""
-    n_atoms = system.positions.shape[0]
-    vectors = system.positions[jnp.where(idx < n_atoms, idx, 0)] - system.positions[:, None]
+    vectors = system.positions[_senders(idx)] - system.positions[:, None]
     if system.cell is not None:
         vectors = vectors + product(shifts.astype(vectors.dtype), system.cell)
-    return vectors, (idx < n_atoms) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
+    return vectors, (idx < len(idx)) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -290,7 +289,7 @@ def _no_shifts(lists, system: System):
 
 
 def _nearest_shifts(lists, system: System):
-    vectors = system.positions[_senders(lists)] - system.positions[:, None]
+    vectors = system.positions[_senders(lists.idx)] - system.positions[:, None]
     return image_shifts(vectors, system.cell)
 
 
@@ -298,8 +297,9 @@ def _unfolded_shifts(lists, system: System):
     # The list was made for folded positions: r_folded = r + fold·cell.
     exact = product(system.positions, inverse(system.cell))
     fold = jnp.round(_fractional(system) - exact)
-    return lists.shifts + fold[_senders(lists)] - fold[:, None]
+    return lists.shifts + fold[_senders(lists.idx)] - fold[:, None]
 
 
-def _senders(lists):
-    return jnp.where(lists.idx < len(lists.idx), lists.idx, 0)
+def _senders(idx: Int[Array, "atom neighbor"]):
+    """The indices, with 0 for empty slots."""
+    return jnp.where(idx < len(idx), idx, 0)

@@ -178,8 +178,7 @@ def internal_modes(
       bonds: pairs of atoms.
       torsions: else distances are all there is: bends and stretches.
     """
-    runs = [cut(run, slice(None, None, max(1, len(run.positions) // frames)))
-            for run in trajectories]  # fmt: skip
+    runs = [_thinned(run, frames) for run in trajectories]
     pairs, chains = _within_two_bonds(bonds), _chains(bonds)[: None if torsions else 0]
     circles = np.concatenate([np.exp(1j * np.asarray(dihedrals(run, chains))) for run in runs])
     mean = circles.mean(axis=0)
@@ -190,8 +189,7 @@ def internal_modes(
     found = [_with_rates(run, pairs, chains, centers) for run in runs]
     values, rates = (np.concatenate(both) for both in zip(*found, strict=True))
     mean = values.mean(axis=0)
-    some = [cut(run, slice(None, None, max(1, len(run.positions) // 100))) for run in runs]
-    inertia = np.concatenate([_wilson_g(run, pairs, chains) for run in some])
+    inertia = np.concatenate([_wilson_g(_thinned(run, 100), pairs, chains) for run in runs])
     sizes, basis = np.linalg.eigh(inertia.mean(axis=0))
     moving = (sizes > STIFF * sizes[-1]) & (np.arange(len(sizes))[::-1] < _independent(inertia))
     basis = basis[:, moving] * sizes[moving] ** -0.5
@@ -199,6 +197,11 @@ def internal_modes(
         *(x.T @ x / len(x) for x in ((values - mean) @ basis, rates @ basis))
     )
     return InternalModes(wavenumbers, pairs, chains, basis @ vectors, centers + mean)
+
+
+def _thinned(run: System, frames: int) -> System:
+    """About so many frames of a run, evenly spread."""
+    return cut(run, slice(None, None, max(1, len(run.positions) // frames)))
 
 
 def _within_two_bonds(bonds: Int[np.ndarray, "bond 2"]) -> Int[np.ndarray, "pair 2"]:
@@ -254,15 +257,20 @@ def _independent(inertia: Float[np.ndarray, "time coordinate coordinate"]) -> in
 
 def _wilson_g(run: System, pairs, chains) -> Float[np.ndarray, "time coordinate coordinate"]:
     """B M⁻¹ Bᵀ of every frame."""
-    centers = np.zeros(len(pairs) + len(chains))
+    slopes = np.asarray(_slopes(run, pairs, chains), np.float64)
+    slopes /= np.sqrt(np.asarray(run.masses, np.float64))[:, None]
+    light = slopes.reshape(*slopes.shape[:2], -1)
+    return light @ light.swapaxes(1, 2)
+
+
+@jax.jit
+def _slopes(run: System, pairs, chains) -> Float[Array, "time coordinate atom 3"]:
+    centers = jnp.zeros(len(pairs) + len(chains))
 
     def at(positions):
         return deviations(run.replace(positions=positions), pairs, chains, centers)
 
-    slopes = np.asarray(jax.jit(jax.vmap(jax.jacrev(at)))(run.positions), np.float64)
-    slopes /= np.sqrt(np.asarray(run.masses, np.float64))[:, None]
-    light = slopes.reshape(*slopes.shape[:2], -1)
-    return light @ light.swapaxes(1, 2)
+    return jax.vmap(jax.jacrev(at))(run.positions)
 
 
 def mode_temperatures(
