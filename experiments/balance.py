@@ -17,6 +17,7 @@ import tyro
 from tqdm import tqdm
 
 import experiments
+from experiments import folders
 from experiments.evaluate import modes_of
 from experiments.generate import ensure_reference
 from experiments.train import load_pairs, load_visited, with_cells
@@ -27,7 +28,6 @@ from trajcast_jax.forecast import Forecaster
 from trajcast_jax.gains import InternalVibrations, Kinds, Motions, OfMesh, Together, Vibrations
 from trajcast_jax.modes import NormalModes
 from trajcast_jax.optimizer import optimizer
-from trajcast_jax.reference import complete_runs
 from trajcast_jax.training import (
     batch_errors,
     compiler_options,
@@ -39,6 +39,8 @@ from trajcast_jax.training import (
 
 CHUNK = 10
 """Updates that are compiled into one scan, on pairs of one kind of cell."""
+HOPELESS = 100.0
+"""% of what kinds have, that a stride adds: no trained model does, only one that swings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +89,9 @@ def gains_of(
         motions, shares = Motions(forecaster, few), shares_of(groups)
         parts = zip(groups, shares, strict=True)
         return Together(*(OfMesh(motions, pairs.mesh, share) for pairs, share in parts))
-    chosen = [[paths[k] for k in experiment.data.train_runs]]
-    for folder in arguments.longer:
-        chosen.append(complete_runs(folder))
-        if not chosen[-1]:
-            raise FileNotFoundError(
-                f"There are no complete reference runs in {folder}; make them by "
-                f"python -m experiments.generate {experiment.name} --out {folder}."
-            )
+    use = "--longer balances the modes of other cells"
+    longer = [folders.runs(experiment, folder, use) for folder in arguments.longer]
+    chosen = [[paths[k] for k in experiment.data.train_runs], *longer]
     kelvin = experiment.reference.temperature
     # Balance by torsions too made forecasts of molecules worse, wherever it was tried.
     modes = [modes_of([io.read_trajectory(p)[0] for p in runs], torsions=False) for runs in chosen]
@@ -155,6 +152,16 @@ def chunk_of_updates(forecaster: Forecaster, settings, gains: Kinds, arguments: 
     return jax.jit(chunk, donate_argnums=0, compiler_options=compiler_options())
 
 
+def check_that_it_settles(rms: float, first: float) -> None:
+    """Raises FloatingPointError where kinds gain (%) far more than at first, or nonsense."""
+    if not rms < min(20 * first, HOPELESS):
+        raise FloatingPointError(
+            f"What a stride adds to the energies of kinds has grown to {rms:.3f} % (in the first "
+            f"averages at most {first:.3f} %): the balance swings. Give a smaller --weight or a "
+            "larger --patience."
+        )
+
+
 def main(arguments: Arguments) -> None:
     """Command line."""
     changes = (*arguments.set, f"training.updates={arguments.updates}")
@@ -192,11 +199,7 @@ def main(arguments: Arguments) -> None:
         rms = 100 * float(jnp.sqrt(jnp.sum(gains.weights * average**2)))
         if done * CHUNK < arguments.memory:
             first = max(first, rms)  # the averages begin at 0
-        if not rms < 20 * first:
-            raise FloatingPointError(
-                f"What a stride adds to the energies of kinds has grown from {first:.3f} to "
-                f"{rms:.3f} %: the balance swings. Give a smaller --weight or a larger --patience."
-            )
+        check_that_it_settles(rms, first)
         bar.set_postfix_str(f"a stride adds {rms:.3f} % to the energies of kinds (RMS)")
     was, now = ("{:.2f} / {:.2f}".format(*x) for x in (before, percent(state.ema_params).tolist()))
     checkpoint.save(

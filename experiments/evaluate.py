@@ -40,7 +40,7 @@ def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) 
     if missing:
         print(
             f"One-step errors: skipped, because there is no complete test run {missing[0]}; "
-            f"make it by python -m experiments.generate {experiment.name}."
+            f"make it by {folders.command(experiment, 'generate')}."
         )
         return None
     model = checkpoints.restore(checkpoint)
@@ -63,7 +63,7 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There are no reference runs in {folder}, and the package ships no observables of "
-            f"{experiment.name}; make runs by python -m experiments.generate {experiment.name}."
+            f"{experiment.name}; make runs by {folders.command(experiment, 'generate')}."
         ) from error
     print(f"There are no reference runs in {folder}; the observables in {path} stand for them.")
     return measurement.load(path)
@@ -78,12 +78,7 @@ def modes_of(runs: list[System], torsions: bool = True) -> NormalModes | Interna
 
 def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) -> str:
     """Temperatures of the normal modes in the reference and in forecasts, a line a mode, as CSV."""
-    paths = complete_runs(folder)
-    if not paths:
-        raise FileNotFoundError(
-            f"Normal modes are those of reference runs, but there are none in {folder}; make them "
-            f"by python -m experiments.generate {experiment.name}."
-        )
+    paths = folders.runs(experiment, folder, "Normal modes are those of reference runs")
     runs = [read_trajectory(path)[0] for path in paths]
     modes = modes_of(runs)
     columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
@@ -114,12 +109,8 @@ def compare_energies(
     experiment: Experiment, path: Path, folder: Path, out: Path, n_frames: int
 ) -> dict[str, float]:
     """Potential energies of a forecast and of the reference runs, as numbers and energy.png."""
-    paths = complete_runs(folder)
-    if not paths:
-        raise FileNotFoundError(
-            f"Potential energies are held against those of reference runs, but there are none in "
-            f"{folder}; make them by python -m experiments.generate {experiment.name}."
-        )
+    use = "Potential energies are held against those of reference runs"
+    paths = folders.runs(experiment, folder, use)
     ours = potential_energies(experiment, path, n_frames)
     theirs = np.concatenate([read_observables(run)["potential_energy"] for run in paths])
     out.mkdir(parents=True, exist_ok=True)
@@ -165,7 +156,7 @@ def main(
     """
     loaded = experiments.load(experiment, set)
     folder = reference or folders.reference(loaded)
-    out = out or Path("runs/evaluate") / loaded.name
+    out = out or folders.evaluations(loaded)
     extra = {}
     if checkpoint or not (rollout or save_reference):
         model = checkpoint or folders.model(loaded)

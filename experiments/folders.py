@@ -5,6 +5,7 @@ What the package ships comes first; a system of one's own has what the commands 
 
 from pathlib import Path
 
+import experiments
 from trajcast_jax.checkpoint import pretrained
 from trajcast_jax.config import Experiment
 from trajcast_jax.reference import complete_runs
@@ -18,6 +19,16 @@ def reference(experiment: Experiment) -> Path:
 def training(experiment: Experiment) -> Path:
     """The folder that its training writes into."""
     return Path("runs") / experiment.name / "train"
+
+
+def learning(experiment: Experiment) -> Path:
+    """The folder of its trainings on fewer and more frames."""
+    return Path("runs") / experiment.name / "learning"
+
+
+def evaluations(experiment: Experiment) -> Path:
+    """The folder of the reports on its trajectories."""
+    return Path("runs/evaluate") / experiment.name
 
 
 def rollouts(experiment: Experiment) -> Path:
@@ -35,7 +46,7 @@ def model(experiment: Experiment) -> Path:
             return best
         raise FileNotFoundError(
             f"The package ships no model of {experiment.name}, and there is none in {best}; make "
-            "one by python -m experiments.train, or give another by --checkpoint."
+            f"one by {command(experiment, 'train')}, or give another by --checkpoint."
         ) from error
 
 
@@ -44,11 +55,32 @@ def start(experiment: Experiment) -> Path:
     try:
         return pretrained(experiment.reference_name) / "start.extxyz"
     except FileNotFoundError as error:
-        runs = complete_runs(reference(experiment))
-        if runs:
-            return runs[-1]
+        paths = complete_runs(reference(experiment))
+        if paths:
+            return paths[-1]
         raise FileNotFoundError(
             f"The package ships no start frame of {experiment.name}, and there are no reference "
             f"runs in {reference(experiment)}; give a file that holds one by --start, or make runs "
-            "by python -m experiments.generate."
+            f"by {command(experiment, 'generate')}."
         ) from error
+
+
+def runs(experiment: Experiment, folder: Path, use: str) -> list[Path]:
+    """Its complete reference runs in a folder.
+
+    Raises:
+      FileNotFoundError: says what they are for, if there are none.
+    """
+    paths = complete_runs(folder)
+    if not paths:
+        raise FileNotFoundError(
+            f"{use}, but there are no complete reference runs in {folder}; make them by "
+            f"{command(experiment, 'generate')} --out {folder}."
+        )
+    return paths
+
+
+def command(experiment: Experiment, verb: str) -> str:
+    """The command line of a verb, with the experiment as one may give it."""
+    shipped = (experiments.FOLDER / f"{experiment.name}.toml").is_file()
+    return f"python -m experiments.{verb} {experiment.name}{'' if shipped else '.toml'}"

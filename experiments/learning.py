@@ -14,6 +14,7 @@ import tyro
 from matplotlib.figure import Figure
 
 import experiments
+from experiments import folders
 from experiments.generate import ensure_reference
 from experiments.train import load_pairs, read_curve, train
 from trajcast_jax import checkpoint, plots
@@ -113,7 +114,7 @@ def main(arguments: Arguments) -> None:
         print(f"The plot is {out / 'learning.png'}.")
         return
     experiment = experiments.load(arguments.experiment, arguments.set)
-    out = arguments.out or Path("runs") / experiment.name / "learning"
+    out = arguments.out or folders.learning(experiment)
     out.mkdir(parents=True, exist_ok=True)
     errors_by_pairs(experiment, arguments, out)
     print(f"The errors are in {out / 'learning.json'}.")

@@ -11,7 +11,7 @@ from ase import Atoms
 from conftest import as_system, forecaster, quartz_atoms
 
 import experiments
-from experiments.balance import CHUNK, Arguments, chunk_of_updates
+from experiments.balance import CHUNK, Arguments, check_that_it_settles, chunk_of_updates
 from trajcast_jax.dataset import FramePairs, frame_pairs
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.gains import InternalVibrations, Motions, OfMesh, Together, Vibrations, kinds
@@ -134,6 +134,13 @@ class Fading(Forecaster):
     def batch_changes(self, params, systems, edges):
         left = params["left"][self.species_index(systems.species)]
         return jnp.zeros_like(systems.positions), left[..., None] * systems.velocities
+
+
+@pytest.mark.parametrize(("rms", "first"), [(2.1, 0.1), (150.0, 150.0), (float("nan"), 0.1)])
+def test_a_balance_that_swings_is_stopped_from_the_first_update_on(rms, first):
+    check_that_it_settles(1.9, 0.1)
+    with pytest.raises(FloatingPointError, match="the balance swings"):
+        check_that_it_settles(rms, first)
 
 
 @pytest.mark.parametrize("weight", [0.0, 5.0])

@@ -1,6 +1,7 @@
 """The rollout command: interrupted, continued, replicated, failed, refused."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import scipy.optimize
 from conftest import as_system, forecaster, quartz_atoms
 
+import experiments
+from experiments import folders
 from experiments import rollout as command
 from trajcast_jax import checkpoint, io
 from trajcast_jax.config import Experiment, RolloutSettings
@@ -169,11 +172,15 @@ def test_a_system_of_ones_own_needs_a_model_and_a_start(folder, monkeypatch):
     mine = folder / "mine.toml"
     mine.write_text("")
     with pytest.raises(
-        FileNotFoundError, match=r"none in runs/mine/train/best; make one by .*train"
+        FileNotFoundError, match=r"none in runs/mine/train/best; make one by .*train mine\.toml"
     ):
         command.new_run(command.Arguments(str(mine)))
     with pytest.raises(FileNotFoundError, match=r"no start frame of mine.* --start, or make runs"):
         command.new_run(command.Arguments(str(mine), checkpoint=folder / "model"))
+    with pytest.raises(FileNotFoundError, match=r"^Modes .* there; .*generate mine\.toml --out"):
+        folders.runs(experiments.load(mine), Path("there"), "Modes are of runs")
+    with pytest.raises(FileNotFoundError, match=r"generate quartz --out there\.$"):
+        folders.runs(experiments.load("quartz"), Path("there"), "Modes are of runs")
 
 
 def test_command_line_settings():
