@@ -407,7 +407,6 @@ def test_an_isolated_molecule_without_rotation_is_measured(tmp_path):
     assert abs(peak - 0.25 / (2 * np.pi) * 33356.4) < measured["vdos/wavenumbers"][1]
 
 
-@pytest.mark.slow
 def peroxide(degrees, length=1.45, seed=0):
     """Frames of H–O–O–H with these torsions: bonds of 0.97 Å and `length`, right angles."""
     turn = np.radians(degrees)[:, None]
@@ -426,6 +425,19 @@ def torsions(seed, barrier, frames=80_000):
     drawn = rng.uniform(-180, 180, 8 * frames)
     kept = drawn[rng.random(8 * frames) < np.exp(-barrier * np.cos(np.radians(drawn)) ** 2)]
     return kept[:frames]
+
+
+def test_distances_of_a_molecule_are_taken_from_every_frame_that_there_is():
+    """1,000 frames hold a thousand distances of one pair, which leaves g(r) noise."""
+    run = peroxide(torsions(0, 2.0, frames=6_000))
+    chosen = EvaluationSettings(rdf_max=4.0, rdf_bins=40, n_blocks=2, vdos_segment=500.0)
+    found = measurement.measure([run], 1.0, 1.0, chosen)["rdf/H-H"]
+    distances = np.linalg.norm(run.positions[:, 0] - run.positions[:, 3], axis=-1)
+    for g, part in zip(found, np.split(distances, 2), strict=True):
+        density, _ = np.histogram(part, 40, (0.0, 4.0), density=True)
+        np.testing.assert_allclose(g, density, atol=0.02)
+    few = dataclasses.replace(chosen, rdf_frames=100)
+    assert abs(measurement.measure([run], 1.0, 1.0, few)["rdf/H-H"] - found).max() > 0.2
 
 
 def test_bonds_angles_and_free_energies_of_torsions_are_compared():

@@ -182,7 +182,9 @@ class EvaluationSettings:
     rdf_bins: int = 160
     rdf_pairs: tuple[tuple[str, str], ...] = ()
     """Pairs of chemical symbols; all pairs when empty."""
-    rdf_frames: int = 1_000  # at most, evenly spread
+    rdf_frames: int = 0
+    """At most, evenly spread; 0 for 1,000, and of few atoms so many more as have as many distances
+    as 200 atoms have in these."""
     dihedrals: tuple[tuple[str, str, str, str], ...] = ()
     """Torsions whose free energies are compared, each the first chain of bonds of four elements."""
     vdos_segment: float = 5_000.0  # fs of a window; its inverse is the resolution

@@ -44,6 +44,8 @@ from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 Measured = dict[str, np.ndarray]
 
+FRAMES, DISTANCES = 1_000, 40_000_000
+"""That g(r) is made of by default: at least so many frames, or so many distances between atoms."""
 SPEED_BINS = 1_000
 DIHEDRAL_BINS = 72
 
@@ -129,7 +131,8 @@ def species_pairs(system: System) -> list[tuple[str, str]]:
 
 
 def _structure(block: System, settings: EvaluationSettings, n_blocks: int) -> Measured:
-    frames = max(1, settings.rdf_frames // n_blocks)
+    by_default = max(FRAMES, DISTANCES // int(block.mask.sum()) ** 2)
+    frames = max(1, (settings.rdf_frames or by_default) // n_blocks)
     block = observables.cut(block, slice(None, None, math.ceil(len(block.positions) / frames)))
     pairs = species_pairs(block)
     asked = {frozenset(pair) for pair in settings.rdf_pairs or pairs}
