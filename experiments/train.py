@@ -32,19 +32,26 @@ def load_pairs(experiment: Experiment, paths: list[Path], part: str) -> FramePai
             f"data.{part}_runs names run {absent[0]}, but there are only {len(paths)} runs; "
             "generate more, or change the setting."
         )
+    strides = experiment.training.strides if part == "train" else 1
     return frame_pairs(
         [io.read_trajectory(paths[run]) for run in runs],
         data.time_step,
         experiment.model.cutoff,
-        getattr(data, f"{part}_pairs"),
+        getattr(data, f"{part}_pairs") // strides,
         seed=("train", "validation", "test").index(part),
         time_reversal=data.time_reversal and part == "train",
+        strides=strides,
     )
 
 
 def load_visited(experiment: Experiment, paths: tuple[Path, ...]) -> list[FramePairs]:
     """All pairs of files that `experiments.visit` wrote, with their mirror images in time."""
-    data = experiment.data
+    data, strides = experiment.data, experiment.training.strides
+    if paths and strides > 1:
+        raise ValueError(
+            f"Visited pairs are single strides, but training.strides is {strides}; leave --visited "
+            "out, or set it to 1."
+        )
     parts = []
     for path in paths:
         run = io.read_trajectory(path)

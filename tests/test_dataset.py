@@ -37,6 +37,24 @@ def test_pairs_are_a_stride_apart_and_mirrored_in_time():
     np.testing.assert_array_equal(pairs.velocities[back], -velocities[there])
 
 
+def test_sequences_go_on_stride_after_stride_and_so_do_their_mirrors():
+    run, times = trajectory(spacing=10.0)
+    noise = np.random.default_rng(0).normal(scale=0.01, size=run.positions.shape)
+    run = run.replace(positions=run.positions + noise, velocities=run.velocities + 0.1 * noise)
+    pairs = frame_pairs([(run, times)], 30.0, 3.5, 4, time_reversal=True, strides=3)
+    grouped = lambda x: np.asarray(x).reshape(8, 3, *x.shape[1:])  # noqa: E731
+    positions, velocities, displacements, after = map(
+        grouped,
+        (pairs.system.positions, pairs.system.velocities, pairs.displacements, pairs.velocities),
+    )
+    ends = positions + displacements
+    np.testing.assert_allclose(positions[:, 1:], ends[:, :-1], atol=1e-5)
+    np.testing.assert_array_equal(velocities[:, 1:], after[:, :-1])
+    np.testing.assert_allclose(positions[4:, 0], ends[:4, 2], atol=1e-5)
+    np.testing.assert_array_equal(velocities[4:, 0], -after[:4, 2])
+    np.testing.assert_array_equal(after[4:, 2], -velocities[:4, 0])
+
+
 def test_displacements_take_the_minimum_image():
     run, times = trajectory()
     jump = np.zeros(run.positions.shape)

@@ -17,6 +17,7 @@ from trajcast_jax import checkpoint, soap, training
 from trajcast_jax.config import Experiment, TrainingSettings
 from trajcast_jax.dataset import frame_pairs, statistics
 from trajcast_jax.forecast import Forecaster
+from trajcast_jax.graph import graph
 from trajcast_jax.optimizer import learning_rate, optimizer, scale_by_amsgrad
 from trajcast_jax.soap import scale_by_soap
 from trajcast_jax.training import (
@@ -25,6 +26,7 @@ from trajcast_jax.training import (
     init_state,
     pair_errors,
     pair_loss,
+    unrolled_loss,
     update_step,
     validated,
 )
@@ -172,8 +174,40 @@ def test_loss_and_errors_are_those_of_the_paper(setup, data):
     np.testing.assert_allclose(sums[1], [abs(v).sum(), abs(pair.velocities).sum()], rtol=1e-5)
 
 
-def test_it_learns(setup, data):
-    settings = dataclasses.replace(SETTINGS, updates=300, validate_every=60)
+def test_the_loss_of_many_strides_is_that_of_a_forecast_from_its_own_states(setup, x64):
+    pairs = frame_pairs([trajectory()], 30.0, 3.5, 2, strides=3)
+    pairs = jax.tree.map(lambda x: jnp.asarray(x, float) if x.dtype.kind == "f" else x, pairs)
+    params = setup.init(0)
+    losses = []
+    for sequence in range(2):
+        state = None
+        for k in range(3):
+            pair = jax.tree.map(lambda x, row=3 * sequence + k: jnp.asarray(x[row]), pairs)
+            state = pair.system if state is None else state
+            state = setup.on_graph(params, state, graph(state, pair, setup.settings.cutoff))
+            off = state.positions - pair.system.positions - pair.displacements
+            losses.append(
+                pair_loss(setup, SETTINGS, pair, (off, state.velocities - pair.velocities))
+            )
+    batch = jax.tree.map(lambda x: jnp.asarray(x.reshape(2, 3, *x.shape[1:])), pairs)
+    found = jax.jit(unrolled_loss, static_argnums=(0, 1))(setup, SETTINGS, params, batch)
+    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-9)
+    assert losses[2] > 1.5 * losses[0]  # errors add up
+
+
+def test_balance_and_visits_are_of_single_strides(setup, tmp_path):
+    settings = dataclasses.replace(SETTINGS, strides=2)
+    with pytest.raises(ValueError, match=r"training\.strides is 2; set one of them"):
+        update_step(setup, dataclasses.replace(settings, energy_balance=1.0))
+    with pytest.raises(ValueError, match="leave --visited out"):
+        train.load_visited(Experiment(training=settings), (tmp_path / "visited.h5",))
+
+
+@pytest.mark.parametrize("strides", [1, 3])
+def test_it_learns(setup, data, strides):
+    settings = dataclasses.replace(SETTINGS, updates=300, validate_every=60, strides=strides)
+    if strides > 1:
+        data = frame_pairs([trajectory(spacing=10.0)], 30.0, 3.5, 8, strides=strides), data[1]
     _, rows = final(setup, data, settings=settings, chunk=60)
     assert rows[-1].loss < 0.3 * rows[0].loss
     assert rows[-1].velocity_error < rows[0].velocity_error

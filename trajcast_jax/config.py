@@ -145,6 +145,8 @@ class TrainingSettings:
     ema_decay: float = 0.999  # 0 for none
     displacement_weight: float = 0.5
     velocity_weight: float = 0.5
+    strides: int = 1
+    """Of the loss: so many are forecast in a row, and the state after each is compared."""
     energy_balance: float = 0.0
     """Weight of `balance.imbalance` in the loss: for fine-tuning with batches of some frames."""
     per_species_scales: bool = True

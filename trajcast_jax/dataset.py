@@ -87,13 +87,15 @@ def frame_pairs(
     seed: int = 0,
     time_reversal: bool = False,
     segment: int | None = None,
+    strides: int = 1,
 ) -> FramePairs:
     """Random pairs from `trajectories`, as many from each, with their neighbours.
 
     Each trajectory is (System with a time axis, times in fs). Systems may differ in size,
     composition and cell; all must be periodic or all isolated. With `time_reversal` every
     pair (r, v) → (r + d, v') comes with its mirror (r + d, −v') → (r, −v) as well. `segment`:
-    the trajectories consist of independent pieces of so many frames.
+    the trajectories consist of independent pieces of so many frames. With `strides` each of
+    the `n_pairs` is followed by those of the strides after it, and so is its mirror.
     """
     shares = np.diff(np.linspace(0, n_pairs, len(trajectories) + 1).astype(int))
     size = max(trajectory.masses.shape[0] for trajectory, _ in trajectories)
@@ -106,10 +108,11 @@ def frame_pairs(
         if share == 0:
             continue
         n = stride(time_step, float(times[1] - times[0]))
-        starts = start_frames(len(times), n, int(share), (seed, run), segment)
+        starts = start_frames(len(times), n * strides, int(share), (seed, run), segment)
+        starts = (starts[:, None] + n * np.arange(strides)).ravel()
         part = _pairs(trajectory, starts, n)
         if time_reversal:
-            part = _concatenate([part, _reversed(part)])
+            part = _concatenate([part, _reversed(part, strides)])
         system, displacements, velocities = part
         tail = [(0, 0), (0, size - displacements.shape[1]), (0, 0)]
         system = pad(system, size)
@@ -136,10 +139,14 @@ def _pairs(trajectory: System, starts: np.ndarray, n: int):
     return system, displacements, last[starts + n]
 
 
-def _reversed(part):
+def _reversed(part, strides: int):
+    def backwards(x):  # the last of consecutive strides first
+        return x.reshape(-1, strides, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
     system, displacements, velocities = part
-    back = system.replace(positions=system.positions + displacements, velocities=-velocities)
-    return back, -displacements, -np.asarray(system.velocities)
+    after = system.positions + displacements
+    back = system.replace(positions=backwards(after), velocities=-backwards(velocities))
+    return back, -backwards(displacements), -backwards(np.asarray(system.velocities))
 
 
 def join(parts: list[FramePairs]) -> FramePairs:

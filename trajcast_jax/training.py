@@ -83,10 +83,35 @@ def batch_errors(
     return edges, (displacements - batch.displacements, velocities - batch.velocities)
 
 
+def unrolled_loss(
+    forecaster: Forecaster, settings: TrainingSettings, params: Params, batch: FramePairs
+) -> Float[Array, ""]:
+    """Mean of `pair_loss` over the states that consecutive strides lead to, each from the last.
+
+    Arrays of the batch are (sequence, stride, …). A state is the true frame and what the forecast
+    is off by, so that it has that frame's neighbours: the others are beyond the cutoff, or so near
+    it that they hardly count. The reverse pass keeps the states and does their strides again.
+    """
+
+    @jax.checkpoint
+    def stride(off, pairs):
+        true = pairs.system
+        here = true.replace(positions=true.positions + off[0], velocities=true.velocities + off[1])
+        _, errors = batch_errors(forecaster, params, pairs.replace(system=here))
+        off = off[0] + errors[0], errors[1]
+        return off, jax.vmap(partial(pair_loss, forecaster, settings))(pairs, off).mean()
+
+    pairs = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
+    start = (jnp.zeros_like(pairs.displacements[0]),) * 2
+    return jax.lax.scan(stride, start, pairs)[1].mean()
+
+
 def batch_loss(
     forecaster: Forecaster, settings: TrainingSettings, params: Params, batch: FramePairs
 ) -> Float[Array, ""]:
     """Mean of `pair_loss`; plus `energy_balance` times the batch's `imbalance`."""
+    if settings.strides > 1:
+        return unrolled_loss(forecaster, settings, params, batch)
     edges, errors = batch_errors(forecaster, params, batch)
     losses = jax.vmap(partial(pair_loss, forecaster, settings))(batch, errors)
     if not settings.energy_balance:
@@ -179,22 +204,31 @@ def update_step(
 ) -> Callable[[TrainState, FramePairs], tuple[TrainState, Float[Array, ""]]]:
     """A function (state, pairs) → (state, loss): one update on one batch of the pairs.
 
+    With `settings.strides` pairs are sequences of so many, one after the other.
+
     The loss is NaN, and the update left out, where the gradient is not finite. Every epoch is a
     fresh permutation of all pairs, a function of the seed and the number of the update alone.
     """
+    if settings.strides > 1 and settings.energy_balance:
+        raise ValueError(
+            f"training.energy_balance is that of single strides, but training.strides is "
+            f"{settings.strides}; set one of them to its default."
+        )
     rule = optimizer(settings)
 
     def loss_of(params, batch):
         return batch_loss(forecaster, settings, params, batch)
 
     def update(state: TrainState, pairs: FramePairs):
-        n_pairs = pairs.displacements.shape[0]
-        size = min(settings.batch_size, n_pairs)
-        per_epoch = n_pairs // size
+        n = pairs.displacements.shape[0] // settings.strides
+        size = min(settings.batch_size, n)
+        per_epoch = n // size
         key = jax.random.fold_in(jax.random.key(settings.seed), state.update // per_epoch)
-        order = jax.random.permutation(key, n_pairs)
+        order = jax.random.permutation(key, n)
         start = (state.update % per_epoch) * size
         chosen = jax.lax.dynamic_slice(order, (start,), (size,))
+        if settings.strides > 1:
+            chosen = chosen[:, None] * settings.strides + jnp.arange(settings.strides)
         batch = jax.tree.map(lambda x: x[chosen], pairs)
         loss, gradients = jax.value_and_grad(loss_of)(state.params, batch)
         state, usable = follow(rule, settings, state, gradients)
