@@ -200,7 +200,7 @@ def test_balance_and_visits_are_of_single_strides(setup, tmp_path):
     with pytest.raises(ValueError, match=r"training\.strides is 2; set one of them"):
         update_step(setup, dataclasses.replace(settings, energy_balance=1.0))
     with pytest.raises(ValueError, match="leave --visited out"):
-        train.load_visited(Experiment(training=settings), (tmp_path / "visited.h5",))
+        train.load_visited(Experiment("quartz", training=settings), (tmp_path / "visited.h5",))
 
 
 @pytest.mark.parametrize("strides", [1, 3])
