@@ -7,13 +7,10 @@ figure, in whose units figures of other programs and hours can be compared.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
-import os
-import platform
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,10 +22,11 @@ from tqdm import tqdm
 
 import experiments
 from experiments import roofline
+from experiments.rollout import make_coupling
+from experiments.timing import compiled, in_turn, machine, numpy_probe, timed, with_threads
 from trajcast_jax import checkpoint, dataset, io, plots, training
 from trajcast_jax.compress import compress
 from trajcast_jax.config import Experiment, Statistics
-from trajcast_jax.ensemble import csvr
 from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.reference import make_engine
@@ -37,10 +35,6 @@ from trajcast_jax.rollout import replicate, rollout, simulator
 from trajcast_jax.system import System, make_system
 from trajcast_jax.units import FS_PER_DAY_TO_NS
 
-PROBE_SIZE = 2048
-COPY_BYTES = 2**28
-CACHED_BYTES = 2**18
-"""Of a copy that stays in the cache of a core."""
 VACUUM = 10.0
 """Å between a molecule and its images that no cutoff reaches across."""
 
@@ -77,67 +71,6 @@ class Arguments:
     compare: Path | None = None
     """The JSON of another run: prints the ratio of each figure to it."""
     out: Path = Path("runs/benchmark.json")
-
-
-def with_threads(count: int) -> None:
-    """Starts this process anew with `count` threads: libraries read that when they load."""
-    wanted = {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    if not count or all(os.environ.get(k) == v for k, v in wanted.items()):
-        return
-    eigen = f"--xla_cpu_multi_thread_eigen={str(count > 1).lower()}"
-    flags = f"{eigen} intra_op_parallelism_threads={count} {os.environ.get('XLA_FLAGS', '')}"
-    os.environ |= wanted | {"XLA_FLAGS": flags.strip()}
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
-    os.execv(sys.executable, [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]])
-
-
-def timed(function: Callable, repeats: int, probe: Callable | None = None) -> dict[str, float]:
-    """Median wall-clock and CPU seconds of `function()`, and CPU seconds in probes."""
-    jax.block_until_ready(function())
-    rows = []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        jax.block_until_ready(function())
-        cpu = time.process_time() - cpu
-        rows.append((time.perf_counter() - wall, cpu, cpu / probe() if probe else 0.0))
-    wall, cpu, probes = (statistics.median(column) for column in zip(*rows, strict=True))
-    return {"wall_s": wall, "cpu_s": cpu} | ({"probes": probes} if probe else {})
-
-
-def numpy_probe() -> Callable[[], float]:
-    """A function that multiplies two matrices with NumPy and says how much CPU time it took."""
-    matrix = np.random.default_rng(0).random((PROBE_SIZE, PROBE_SIZE), np.float32)
-
-    def probe() -> float:
-        start = time.process_time()
-        matrix @ matrix
-        return time.process_time() - start
-
-    probe()
-    return probe
-
-
-def machine(repeats: int) -> dict:
-    """What this machine is, and its measured peaks: a matrix product and copies by XLA."""
-    matrix = jnp.ones((PROBE_SIZE, PROBE_SIZE), jnp.float32)
-    long = jnp.ones(COPY_BYTES // 4, jnp.float32)
-    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1.0)
-    turns = COPY_BYTES // CACHED_BYTES
-    again = jax.jit(lambda x: jax.lax.fori_loop(0, turns, lambda _, y: y + 1.0, x))
-    product_s = timed(lambda: product(matrix), repeats)["wall_s"]
-    copy_s = timed(lambda: copy(long), repeats)["wall_s"]
-    cached_s = timed(lambda: again(long[: CACHED_BYTES // 4]), repeats)["wall_s"]
-    return {
-        "device": jax.devices()[0].device_kind,
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "peak_gflops": 2e-9 * PROBE_SIZE**3 / product_s,
-        "peak_gb_per_s": 2e-9 * COPY_BYTES / copy_s,
-        "cache_gb_per_s": 2e-9 * COPY_BYTES / cached_s,
-    }
 
 
 def frames_of(name: str, dtype) -> tuple[str, list[System]]:
@@ -195,17 +128,6 @@ def forecaster_of(preset: str, name: str, frames: list[System], cutoff: float | 
     return experiment, forecaster, forecaster.init(0)
 
 
-def compiled(function: Callable, *arguments, options: dict | None = None) -> tuple[Callable, dict]:
-    """The function compiled for the arguments, and what that took and needs."""
-    start = time.perf_counter()
-    lowered = jax.jit(function).lower(*arguments)
-    made = lowered.compile(options)
-    spent = time.perf_counter() - start
-    memory = made.memory_analysis()
-    peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return made, {"compile_s": spent, "memory_mb": peak * 1e-6}
-
-
 def rates(program, seconds: float, function: Callable, *arguments) -> dict[str, float]:
     """What a function does a second: operations of matrix products, and bytes of its kernels."""
     flops = roofline.multiplications(function, *arguments)
@@ -218,44 +140,50 @@ def measure_stride(arguments, experiment: Experiment, forecaster, params, start,
     settings = experiment.rollout
     neighbors = neighbor_list(start.cell, forecaster.settings.cutoff, settings.skin)
     sim = simulator(
-        lambda system, listed: forecaster(params, system, listed), neighbors,
-        csvr(settings.temperature, settings.time_constant), forecaster.time_step,
-    )  # fmt: skip
+        lambda system, listed: forecaster(params, system, listed),
+        neighbors,
+        make_coupling(settings, settings.temperature, forecaster.settings.conserve_angular),
+        forecaster.time_step,
+    )
     state = sim.init(jax.random.key(0), start)
-    n, out = arguments.strides, {}
-    listed = state.neighbors
+    n, listed = arguments.strides, state.neighbors
 
     def forecasts(system, listed):
         # In a loop, as strides are: a call from Python costs as much as a small molecule's stride.
         follow = lambda here, _: (forecaster(params, here, listed), None)  # noqa: E731
         return jax.lax.scan(follow, system, None, n)[0]
 
-    def in_loop(function, *inputs):
-        made, row = compiled(function, *inputs)
-        whole = timed(lambda: made(*inputs), arguments.repeats, probe)
-        return made, row | {key: value / n for key, value in whole.items()}
-
-    bare, row = in_loop(forecasts, start, listed)
-    out["forecast"] = row | rates(bare, n * row["wall_s"], forecasts, start, listed)
-    moved = start.replace(positions=start.positions + settings.skin)
-    update, _ = compiled(neighbors.update, listed, moved)
-    rebuild = timed(lambda: update(listed, moved), arguments.repeats)["wall_s"]
-    check = timed(lambda: update(listed, start), arguments.repeats)["wall_s"]
-    for count in arguments.replicas:
+    cases = {"forecast": (forecasts, (start, listed))}
+    counts = {("stride" if k == 1 else f"stride x{k}"): k for k in arguments.replicas}
+    for name, count in counts.items():
         one, first = sim, state
         if count > 1:
             one = replicate(sim)
             keys = jax.random.split(jax.random.key(0), count)
             first = jax.vmap(lambda k: sim.init(k, start, listed))(keys)
-        run, row = in_loop(rollout(one.step, n), first)
-        last = run(first)[0]
+        cases[name] = rollout(one.step, n), (first,)
+    programs = {name: compiled(function, *inputs) for name, (function, inputs) in cases.items()}
+    runs = {name: functools.partial(programs[name][0], *cases[name][1]) for name in cases}
+    spent = in_turn(runs, arguments.repeats, probe)
+    out = {
+        name: row | {key: value / n for key, value in spent[name].items()}
+        for name, (_, row) in programs.items()
+    }
+    bare = out["forecast"]
+    bare |= rates(programs["forecast"][0], n * bare["wall_s"], forecasts, start, listed)
+    moved = start.replace(positions=start.positions + settings.skin)
+    update, _ = compiled(neighbors.update, listed, moved)
+    rebuild = timed(lambda: update(listed, moved), arguments.repeats)["wall_s"]
+    check = timed(lambda: update(listed, start), arguments.repeats)["wall_s"]
+    for name, count in counts.items():
+        row, (first,) = out[name], cases[name][1]
+        last = runs[name]()[0]
         rate = float(jnp.mean(last.neighbors.rebuilds - first.neighbors.rebuilds)) / n
         row["rebuilds_per_stride"] = rate
         row["neighbor_share"] = count * (check + rate * (rebuild - check)) / row["wall_s"]
         row["ns_per_day"] = count * forecaster.time_step / row["wall_s"] * FS_PER_DAY_TO_NS
         if count == 1:
-            row["loop_overhead"] = row["wall_s"] / out["forecast"]["wall_s"] - 1
-        out["stride" if count == 1 else f"stride x{count}"] = row
+            row["loop_overhead"] = row["wall_s"] / bare["wall_s"] - 1
     return out
 
 
@@ -361,7 +289,7 @@ def measure(arguments: Arguments) -> dict:
 
 def main(arguments: Arguments) -> None:
     """Command line."""
-    with_threads(arguments.threads)
+    with_threads(arguments.threads, "experiments.benchmark")
     results = measure(arguments)
     io.atomic_write(arguments.out, json.dumps(results, indent=1).encode())
     picture = arguments.out.with_suffix(".png")

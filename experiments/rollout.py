@@ -19,7 +19,7 @@ import experiments
 from experiments import folders
 from experiments.evaluate import observables
 from trajcast_jax import checkpoint, io
-from trajcast_jax.config import Experiment, RolloutSettings, from_dict, to_json
+from trajcast_jax.config import Experiment, RolloutSettings, changed, from_dict, to_json
 from trajcast_jax.ensemble import Coupling, chain, csvr, langevin, linear_ramp, nve, zero_momentum
 from trajcast_jax.evaluation import write_report, write_summary
 from trajcast_jax.forecast import TrainedForecast
@@ -131,8 +131,7 @@ def old_run(arguments: Arguments) -> tuple[Run, Path]:
         raise FileNotFoundError(f"There is no rollout in {out} to go on with; leave --resume out.")
     run = from_dict(Run, json.loads((out / "run.json").read_text()))
     if arguments.duration is not None:
-        rollout = dataclasses.replace(run.experiment.rollout, duration=arguments.duration)
-        experiment = dataclasses.replace(run.experiment, rollout=rollout)
+        experiment = changed(run.experiment, (f"rollout.duration={arguments.duration}",))
         run = dataclasses.replace(run, experiment=experiment)
     return run, out
 
@@ -195,11 +194,6 @@ def plan(settings: RolloutSettings, time_step: float, done: int) -> tuple[int, i
 
     All are of one length, so that only one is compiled: the duration is rounded up a little.
     """
-    if min(settings.duration, settings.chunk, settings.every) <= 0:
-        raise ValueError(
-            f"rollout.duration ({settings.duration} fs), chunk ({settings.chunk}) and every "
-            f"({settings.every}) must be positive."
-        )
     steps = math.ceil(settings.duration / time_step - 1e-6) - done
     if steps <= 0:
         return 0, settings.every

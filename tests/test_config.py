@@ -40,9 +40,12 @@ def test_misspelt_setting_names_the_nearest(tmp_path):
         ("channels = 1.5", "channels"),
         ("edge_mlp = [1, 'a']", "edge_mlp"),
         ("velocity_vector = 1", "velocity_vector"),
+        ("blocks = 0", "blocks"),
+        ("cutoff = -4", "cutoff"),
+        ("max_speed = nan", "max_speed"),
     ],
 )
-def test_wrong_types_are_named(text, name, tmp_path):
+def test_values_that_cannot_be_are_named(text, name, tmp_path):
     file = tmp_path / "x.toml"
     file.write_text(f"[model]\n{text}\n")
     with pytest.raises(ValueError, match=rf"Setting 'model\.{name}' must be"):

@@ -143,9 +143,6 @@ def test_chunks_are_of_one_length_and_reach_the_duration():
         assert duration <= 30.0 * (done + chunks * length) < duration + 30.0 * chunks * every
         assert length < chunk + every
     assert command.plan(RolloutSettings(duration=900.0), 30.0, 30) == (0, 1)
-    for wrong in ({"duration": -5.0}, {"chunk": 0}, {"every": 0}):
-        with pytest.raises(ValueError, match="must be positive"):
-            command.plan(RolloutSettings(**wrong), 30.0, 0)
 
 
 def test_couplings_of_the_settings():
@@ -161,6 +158,9 @@ def test_command_line_refusals(folder, whole):
         command.new_run(command.Arguments("quartz", out=folder / "whole"))
     with pytest.raises(ValueError, match="3 replicas cannot have 2 temperatures"):
         command.new_run(command.Arguments("quartz", replicas=3, temperatures=(1.0, 2.0)))
+    for wrong in ({"duration": -5.0}, {"set": ("rollout.chunk=0",)}, {"set": ("rollout.every=0",)}):
+        with pytest.raises(ValueError, match="must be above 0"):
+            command.new_run(command.Arguments("quartz", **wrong))
     with pytest.raises(ValueError, match="--temperature has no effect"):
         command.old_run(command.Arguments("quartz", temperature=1.0, resume=True))
     with pytest.raises(FileNotFoundError, match="leave --resume out"):

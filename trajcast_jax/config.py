@@ -14,6 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+ABOVE_0 = "above 0"
+Count = typing.Annotated[int, ABOVE_0]
+Positive = typing.Annotated[float, ABOVE_0]
+
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSettings:
@@ -35,16 +39,16 @@ class ReferenceSettings:
     lammps_atom_style: str = "charge"
     commands: str = ""
     """LAMMPS commands that define the force field, run after the atoms exist."""
-    time_step: float = 1.0  # fs
-    save_every: float = 5.0  # fs between stored frames
+    time_step: Positive = 1.0  # fs
+    save_every: Positive = 5.0  # fs between stored frames
     temperature: float = 300.0  # K
     pressure: float = 1.0  # bar
-    time_constant: float = 100.0  # fs, CSVR and barostat (×10) during equilibration
+    time_constant: Positive = 100.0  # fs, CSVR and barostat (×10) during equilibration
     npt_time: float = 10_000.0  # fs; 0 for none
     nvt_time: float = 50_000.0  # fs
     nve_time: float = 100_000.0  # fs of every production run, of either ensemble
     gap_time: float = 5_000.0  # fs of NVT between the starts of production runs
-    runs: int = 6
+    runs: Count = 6
     redraw: bool = False
     """Draw new velocities before the gap that leads to a run. A stiff vibration of a molecule keeps
     its energy for longer than a run: else all runs have what it happens to have."""
@@ -58,13 +62,13 @@ class ReferenceSettings:
 class DataSettings:
     """Frame pairs for training (`dataset.py`)."""
 
-    time_step: float = 30.0  # fs, the stride Δt
+    time_step: Positive = 30.0  # fs, the stride Δt
     train_runs: tuple[int, ...] = (0, 1, 2, 3)
     validation_runs: tuple[int, ...] = (4,)
     test_runs: tuple[int, ...] = (5,)
-    train_pairs: int = 5_000
-    validation_pairs: int = 1_250
-    test_pairs: int = 1_000
+    train_pairs: Count = 5_000
+    validation_pairs: Count = 1_250
+    test_pairs: Count = 1_000
     time_reversal: bool = True
     """Draw each training pair forwards or backwards in time with equal probability."""
 
@@ -73,16 +77,16 @@ class DataSettings:
 class ModelSettings:
     """The network (`model.py`); the defaults are the paper's."""
 
-    cutoff: float = 4.5  # Å
-    lmax: int = 2
-    channels: int = 64
-    blocks: int = 4
+    cutoff: Positive = 4.5  # Å
+    lmax: Count = 2
+    channels: Count = 64
+    blocks: Count = 4
     parity: str = "both"
     """"both" carries 0o, 1e, 2o too; "natural" only 0e, 1o, 2e."""
-    n_radial: int = 8
-    envelope_power: int = 6
-    n_speed: int = 8
-    max_speed: float = 0.11  # Å/fs
+    n_radial: Count = 8
+    envelope_power: Count = 6
+    n_speed: Count = 8
+    max_speed: Positive = 0.11  # Å/fs
     relative_speeds: bool = False
     """Stretch the speeds of heavy species to those of the fastest before their basis. Else they
     fill its first functions only; what the others weigh is learned from rare fast atoms, at
@@ -127,12 +131,12 @@ class ModelSettings:
 class TrainingSettings:
     """Optimisation (`training.py`)."""
 
-    updates: int = 20_000
-    batch_size: int = 2
-    validate_every: int = 500  # updates
+    updates: Count = 20_000
+    batch_size: Count = 2
+    validate_every: Count = 500  # updates
     optimizer: str = "adam"
     """"adam", "amsgrad" (by PyTorch's rule) or "soap" (`soap.py`)."""
-    learning_rate: float = 0.01
+    learning_rate: Positive = 0.01
     b1: float = 0.9
     b2: float = 0.999
     schedule: str = "cosine"
@@ -145,7 +149,7 @@ class TrainingSettings:
     ema_decay: float = 0.999  # 0 for none
     displacement_weight: float = 0.5
     velocity_weight: float = 0.5
-    strides: int = 1
+    strides: Count = 1
     """Of the loss: so many are forecast in a row, and the state after each is compared."""
     energy_balance: float = 0.0
     """Weight of `balance.imbalance` in the loss: for fine-tuning with batches of some frames."""
@@ -158,21 +162,21 @@ class TrainingSettings:
 class RolloutSettings:
     """A forecast trajectory (`rollout.py`)."""
 
-    duration: float = 100_000.0  # fs
-    every: int = 1  # strides between stored frames
-    chunk: int = 100  # strides per compiled scan
+    duration: Positive = 100_000.0  # fs
+    every: Count = 1  # strides between stored frames
+    chunk: Count = 100  # strides per compiled scan
     skin: float = 0.5  # Å
     ensemble: str = "csvr"
     """"csvr", "langevin" or "nve"."""
     temperature: float = 300.0  # K
     final_temperature: float | None = None  # K, of a linear ramp; None for constant
-    time_constant: float = 75.0  # fs
+    time_constant: Positive = 75.0  # fs
     friction_time: float = 0.0
     """fs, of a weak Langevin thermostat beside that of the ensemble, which holds every vibration
     near the temperature, not only their sum, and the system as a whole at rest; 0 for none, and
     none at constant energy."""
     zero_momentum_every: int = 0  # strides; 0 for never
-    max_temperature: float = 3000.0  # K; above it the rollout stops
+    max_temperature: Positive = 3000.0  # K; above it the rollout stops
     seed: int = 0
 
 
@@ -180,8 +184,8 @@ class RolloutSettings:
 class EvaluationSettings:
     """Observables that hold a forecast against the reference (`evaluation.py`)."""
 
-    rdf_max: float = 8.0  # Å
-    rdf_bins: int = 160
+    rdf_max: Positive = 8.0  # Å
+    rdf_bins: Count = 160
     rdf_pairs: tuple[tuple[str, str], ...] = ()
     """Pairs of chemical symbols; all pairs when empty."""
     rdf_frames: int = 0
@@ -189,12 +193,12 @@ class EvaluationSettings:
     as 200 atoms have in these."""
     dihedrals: tuple[tuple[str, str, str, str], ...] = ()
     """Torsions whose free energies are compared, each the first chain of bonds of four elements."""
-    vdos_segment: float = 5_000.0  # fs of a window; its inverse is the resolution
-    msd_time: float = 10_000.0  # fs, longest lag
+    vdos_segment: Positive = 5_000.0  # fs of a window; its inverse is the resolution
+    msd_time: Positive = 10_000.0  # fs, longest lag
     closest_fraction: float = 0.7
     """Atoms closer than this fraction of the reference's shortest distance have collided."""
     equilibration: float = 0.1  # fraction of a trajectory left out
-    n_blocks: int = 5  # for block-averaged errors
+    n_blocks: Count = 5  # for block-averaged errors
     published_errors: tuple[float, ...] = ()
     """One-step errors of d and v (%) that somebody else's model has, to hold one's own against."""
 
@@ -255,7 +259,7 @@ class Experiment:
 def from_dict(kind: type, values: dict, where: str = ""):
     """A settings dataclass from nested dicts; unknown keys and wrong types are errors."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
@@ -278,6 +282,11 @@ def _coerce(hint, value, name: str):
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, f"{name}.")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        value = _coerce(args[0], value, name)
+        if not value > 0:
+            raise ValueError(f"Setting '{name}' must be {ABOVE_0}, but is {value}.")
+        return value
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
@@ -290,7 +299,8 @@ def _coerce(hint, value, name: str):
         return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    raise ValueError(f"Setting '{name}' must be {hint}, but is {value!r}.")
+    wanted = hint.__name__ if isinstance(hint, type) else hint
+    raise ValueError(f"Setting '{name}' must be {wanted}, but is {value!r}.")
 
 
 def load(path: str | Path) -> Experiment:
