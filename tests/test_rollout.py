@@ -1,6 +1,9 @@
 """Rollouts: closed forms, and the laws of scans, chunks, overflow, restart and failure."""
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -402,6 +405,34 @@ def test_replicas_equal_single_runs():
     dof = degrees_of_freedom(system)
     found = jax.vmap(lambda s: temperature(s, dof))(end.system)
     assert found[0] < found[1] < found[2]
+
+
+OVER_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+from test_rollout import replicas
+from trajcast_jax.rollout import simulate
+
+keys = jax.random.split(jax.random.key(5), 4)
+many, states, _, _ = replicas(jnp.asarray([100.0, 400.0, 900.0, 1600.0]), keys)
+mesh = jax.sharding.Mesh(jax.devices(), ("replica",))
+along = jax.P("replica")
+step = jax.shard_map(many.step, mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
+small = many.grow(states, 16)
+assert small.neighbors.overflow.any()
+(end, frames), *_ = simulate(many._replace(step=step), small, 1, 12, every=2)
+assert len(frames.positions.sharding.device_set) == 2
+assert {s.data.shape for s in frames.positions.addressable_shards} == {(6, 2, 27, 3)}
+(last, same), *_ = simulate(many, states, 1, 12, every=2)
+np.testing.assert_allclose(frames.positions, same.positions, atol=1e-4)
+np.testing.assert_array_equal(end.neighbors.rebuilds, last.neighbors.rebuilds)
+"""
+
+
+def test_replicas_over_devices():
+    command = [sys.executable, "-c", OVER_DEVICES]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_replicas_overflow_restart_and_fail(tmp_path):

@@ -158,6 +158,15 @@ def replicate(sim: Simulator) -> Simulator:
     `init` of a simulator that is built from the temperature:
 
         jax.vmap(lambda k, t: simulator(f, n, csvr(t, 75.0), dt).init(k, system, listed))
+
+    Several devices share them once the step is split along that axis; a CPU has as many as
+    `jax.config.update("jax_num_cpu_devices", cores)` says before the first array:
+
+        mesh = jax.sharding.Mesh(jax.devices(), ("replica",))
+        along = jax.P("replica")
+        many = replicate(sim)
+        step = jax.shard_map(many.step, mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
+        simulate(many._replace(step=step), states, chunks, chunk_length)
     """
     return Simulator(jax.vmap(sim.init, in_axes=(0, 0, None)), jax.vmap(sim.step), sim.grow)
 
