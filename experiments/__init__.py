@@ -35,6 +35,7 @@ def load(name: str | Path, changes: tuple[str, ...] = ()) -> config.Experiment:
 def run(command: Callable[[], int | None]) -> None:
     """Run a command line and exit: compiled programs are kept, and errors are sentences."""
     _keep_compiled()
+    sys.argv[0] = f"python -m experiments.{Path(sys.argv[0]).stem}"  # as usage texts have it
     try:
         sys.exit(command())
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:

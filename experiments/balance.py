@@ -20,7 +20,7 @@ import experiments
 from experiments import folders
 from experiments.evaluate import modes_of
 from experiments.generate import ensure_reference
-from experiments.train import load_pairs, load_visited, with_cells
+from experiments.train import going_on, load_pairs, load_visited, with_cells
 from trajcast_jax import checkpoint, io
 from trajcast_jax.config import Experiment
 from trajcast_jax.dataset import FramePairs, join
@@ -166,6 +166,7 @@ def main(arguments: Arguments) -> None:
     """Command line."""
     changes = (*arguments.set, f"training.updates={arguments.updates}")
     experiment = experiments.load(arguments.experiment, changes)
+    experiment = going_on(experiment, arguments.resume)
     settings = experiment.training
     paths = ensure_reference(experiment, arguments.reference)
     model = checkpoint.restore(arguments.resume)

@@ -102,9 +102,9 @@ def supercell(system: System, times: int | tuple[int, int, int]) -> System:
     positions = (np.asarray(system.positions) + cells @ np.asarray(system.cell)).reshape(-1, 3)
     velocities = np.tile(np.asarray(system.velocities), (len(cells), 1))
     numbers = np.tile(np.asarray(system.species), len(cells))
-    return make_system(
-        positions, velocities, numbers, cell=np.asarray(system.cell) * times[:, None]
-    )
+    masses = np.tile(np.asarray(system.masses), len(cells))
+    cell = np.asarray(system.cell) * times[:, None]
+    return make_system(positions, velocities, numbers, cell=cell, masses=masses)
 
 
 def forecaster_of(preset: str, name: str, frames: list[System], cutoff: float | None):

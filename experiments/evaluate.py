@@ -72,7 +72,7 @@ def observables(experiment: Experiment, folder: Path) -> measurement.Measured:
 def modes_of(runs: list[System], torsions: bool = True) -> NormalModes | InternalModes:
     """The normal modes of a crystal, or those of the distances and torsions of a molecule."""
     if runs[0].cell is None:
-        return internal_modes(runs, bonded_pairs(runs[0]), torsions=torsions)
+        return internal_modes(runs, bonded_pairs(cut(runs[0], 0)), torsions=torsions)
     return normal_modes(runs)
 
 
@@ -178,10 +178,12 @@ def main(
         reports = []
         for own, path in zip(outs, paths, strict=True):
             known = extra | {"trajectory": str(path)}
+            (own / "energy.png").unlink(missing_ok=True)  # of another trajectory
             if energies:
                 known |= compare_energies(loaded, path, folder, own, energies)
             reports.append(write_report(own, path, measured, loaded, known))
         write_summary(out, reports)
+        (out / "modes.csv").unlink(missing_ok=True)
         if modes:
             forecasts = [read_trajectory(path)[0] for path in paths]
             atomic_write(out / "modes.csv", mode_table(loaded, folder, forecasts).encode())

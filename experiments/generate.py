@@ -12,6 +12,7 @@ from tqdm import tqdm
 import experiments
 from experiments import folders
 from trajcast_jax.config import Experiment, ReferenceSettings
+from trajcast_jax.dataset import stride
 from trajcast_jax.io import atomic_write
 from trajcast_jax.reference import (
     check_run,
@@ -30,17 +31,21 @@ from trajcast_jax.reference import (
 def ensure_reference(experiment: Experiment, out: Path | None = None) -> list[Path]:
     """The paths of the experiment's reference runs, made first where they are missing.
 
-    Runs that were imported are taken as they are; runs of other settings are an error.
+    Runs that were imported are taken as they are; runs of other settings are an error, and of
+    runs that failed a check it is said.
     """
     out, settings = out or folders.reference(experiment), experiment.reference
-    if is_imported(out):
-        return complete_runs(out)
-    seed = seed_of(out)
-    require_settings(settings, out, seed)
-    if len(complete_runs(out)) < settings.runs:
-        simulate(settings, out, seed)
-        report(out, settings)
-    return complete_runs(out)[: settings.runs]
+    imported, checked = is_imported(out), out / "report.json"
+    if not imported:
+        seed = seed_of(out)
+        require_settings(settings, out, seed)
+        if len(complete_runs(out)) < settings.runs:
+            simulate(settings, out, seed)
+            report(out, settings)
+            checked = None  # what failed has just been said
+    if checked and checked.exists() and not json.loads(checked.read_text())["passed"]:
+        print(f"warning: the runs in {out} failed checks ({checked}).", file=sys.stderr)
+    return complete_runs(out)[: None if imported else settings.runs]
 
 
 def simulate(settings: ReferenceSettings, out: Path, seed: int) -> None:
@@ -107,6 +112,7 @@ def main(
         import_trajectories(sources, out, settings.runs, time_step=time_step, gap=settings.gap_time)
         settings = None
     else:
+        stride(loaded.data.time_step, settings.save_every)  # or nobody could learn from the runs
         simulate(settings, out, seed)
     print(f"Runs are {run_path(out, 0)} and following.")
     if not report(out, settings):

@@ -73,6 +73,21 @@ def with_cells(forecaster: Forecaster, pairs: FramePairs) -> Forecaster:
     )
 
 
+def going_on(experiment: Experiment, path: Path) -> Experiment:
+    """The experiment with the network of the checkpoint that training goes on from.
+
+    Its cutoff is that of the pairs, too.
+    """
+    forecaster, _ = checkpoint.describe(path)
+    own, asked = forecaster.time_step, experiment.data.time_step
+    if own != asked:
+        raise ValueError(
+            f"{path} was trained for strides of {own:g} fs, but data.time_step is {asked:g}; set "
+            "it to that, or train a new model in another folder (--out)."
+        )
+    return dataclasses.replace(experiment, model=forecaster.settings)
+
+
 def start(
     experiment: Experiment, train: FramePairs, out: Path, init_from: Path | None
 ) -> tuple[Forecaster, TrainState]:
@@ -80,10 +95,7 @@ def start(
     last = out / "last"
     if last.exists():
         forecaster, _ = checkpoint.describe(last)
-        known = [experiment.model]
-        if forecaster.settings not in known and init_from is not None:
-            known.append(checkpoint.describe(init_from)[0].settings)
-        if forecaster.settings not in known:
+        if forecaster.settings != experiment.model:
             raise ValueError(
                 f"{last} was trained with other model settings than the experiment has now; "
                 "give another --out, or the settings it began with."
@@ -167,6 +179,10 @@ def train(
     At the end come `ema/`, the averaged weights, and curve.png, the errors over time.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if init_from is not None:
+        experiment = going_on(experiment, init_from)
+    if (out / "last").exists():
+        going_on(experiment, out / "last")
     pairs = {part: load_pairs(experiment, paths, part) for part in ("train", "validation")}
     # What normalises is measured on the reference alone, not on what a model strayed into.
     forecaster, begun = start(experiment, pairs["train"], out, init_from)
@@ -180,6 +196,7 @@ def train(
     seconds = None if minutes is None else 60 * minutes
     saved = int(begun.update)
     best = float(begun.best_error)
+    state = begun
     with show(total=settings.updates, initial=saved, unit="update") as bar:
         parts = pairs["train"], pairs["validation"]
         for state, metrics in fit(forecaster, settings, begun, *parts, seconds=seconds):
@@ -188,7 +205,7 @@ def train(
             bar.update(metrics.update - bar.n)
             if metrics.displacement_error is not None:
                 bar.set_postfix_str(
-                    f"loss {metrics.loss:.4f}, error d {metrics.displacement_error:.2f} %, "
+                    f"loss {metrics.loss:.2g}, error d {metrics.displacement_error:.2f} %, "
                     f"v {metrics.velocity_error:.2f} %"
                 )
                 if float(state.best_error) < best:
@@ -202,10 +219,9 @@ def train(
     checkpoint.save(out / "ema", forecaster, state.ema_params, {"experiment": experiment_json})
     curve = read_curve(log.path)
     curve["frames"] = curve["update"] * settings.batch_size
-    plots.save(
-        out / "curve.png",
-        lambda: plots.plot_learning(curve, experiment.evaluation.published_errors),
-    )
+    published = experiment.evaluation.published_errors
+    plots.save(out / "curve.png", lambda: plots.plot_learning(curve, published))
+    print(f"The best model is in {out / 'best'}, the errors over time in {out / 'curve.png'}.")
 
 
 @dataclasses.dataclass

@@ -120,7 +120,13 @@ def main(
     model = checkpoints.restore(checkpoint)
     rng = np.random.default_rng(seed)
     chosen = []
-    for run in rng.choice(loaded.data.train_runs, starts):
+    there = [run for run in loaded.data.train_runs if run < len(paths)]
+    if not there:
+        raise ValueError(
+            f"None of data.train_runs, {loaded.data.train_runs}, is among the {len(paths)} runs; "
+            "generate more, or change the setting."
+        )
+    for run in rng.choice(there, starts):
         frame = int(rng.integers(io.n_frames(paths[run])))
         trajectory, _ = io.read_trajectory(paths[run], frame, frame + 1)
         chosen.append(

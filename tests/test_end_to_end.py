@@ -12,7 +12,7 @@ from test_reference import needs_lammps
 
 import experiments
 from experiments import evaluate, generate, learning, rollout, train, visit
-from trajcast_jax import checkpoint, io
+from trajcast_jax import checkpoint, io, reference
 from trajcast_jax.mechanics import degrees_of_freedom, temperature
 from trajcast_jax.reference import LammpsEngine
 from trajcast_jax.system import heights
@@ -49,6 +49,30 @@ def test_training_generated_its_reference_and_learned(argon):
     assert {p.name for p in Path("runs/argon/train").iterdir()} == {
         "best", "curve.png", "ema", "last", "metrics.csv",
     }  # fmt: skip
+
+
+@needs_lammps
+def test_a_finished_training_is_left_as_it_is(argon, capsys):
+    before = Path("runs/argon/train/metrics.csv").read_bytes()
+    train.main(train.Arguments("argon.toml"))
+    assert Path("runs/argon/train/metrics.csv").read_bytes() == before
+    assert "The best model is in runs/argon/train/best" in capsys.readouterr().out
+
+
+@needs_lammps
+def test_frames_of_another_cell_are_not_for_the_engine(argon):
+    settings = experiments.load("argon.toml").reference
+    frame, _ = io.read_trajectory("runs/reference/argon/run_000.h5", 0, 1)
+    engine = reference.engine_for_frames(settings, frame.cell)
+    twice = np.concatenate([frame.positions[0]] * 2)
+    with pytest.raises(ValueError, match=r"--set reference\.repeat"):
+        engine.set_frame(twice, 0 * twice)
+    cell = np.asarray(frame.cell, float)
+    turned = cell @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    with pytest.raises(ValueError, match="lower-triangular cell of positive diagonal"):
+        engine.set_cell(turned)
+    engine.set_cell(cell)
+    engine.close()
 
 
 @needs_lammps

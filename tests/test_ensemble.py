@@ -222,6 +222,18 @@ def test_langevin_mean_and_variance_by_species():
         assert abs(sample.var() / variance - 1) < 4 * np.sqrt(2 / sample.size)
 
 
+@pytest.mark.parametrize("thermostat", [csvr, langevin])
+def test_derivatives_with_temperature_are_finite_at_0_kelvin(thermostat):
+    system = gas(5)
+
+    def last_speed(kelvin):
+        coupling = thermostat(linear_ramp(kelvin, 0.0, 10.0), 30.0)
+        state = coupling.init(jax.random.key(0), system)
+        return coupling.apply(state, system, jax.random.key(0), 30.0)[1].velocities[0, 0]
+
+    assert jax.grad(last_speed)(100.0) == 0.0
+
+
 def test_zero_momentum_at_each_third_step():
     with jax.enable_x64(True):
         system = gas(5, periodic=False)

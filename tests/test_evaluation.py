@@ -466,6 +466,15 @@ def test_bonds_angles_and_free_energies_of_torsions_are_compared():
     assert "torsions, in k_B T" in text
 
 
+def test_a_bond_that_breaks_on_the_way_is_a_long_one():
+    """It is one in the first frame, but not in the first of the second half."""
+    run = peroxide(torsions(0, 2.0, frames=2_000))
+    run = run.replace(positions=run.positions.at[1_000:, 0, 0].add(3.0))
+    chosen = EvaluationSettings(rdf_max=4.0, rdf_bins=40, n_blocks=2, vdos_segment=500.0)
+    found = measurement.measure([run], 1.0, 1.0, chosen)["bond/O–H"]
+    np.testing.assert_allclose(found, [0.97, 0.97 + 1.5], rtol=1e-5)
+
+
 def test_a_torsion_that_the_forecast_never_visits_is_infinitely_off():
     even, half = np.full(4, 0.25), np.array([0.5, 0.5, 0.0, 0.0])
     assert comparison.free_energy_deviation(half, even) == np.inf

@@ -245,8 +245,13 @@ def test_one_scale_and_no_baseline_is_the_papers_normalisation(x64):
 
 def test_unknown_species_and_cells_are_refused_by_name(quartz, ethanol):
     fc = forecaster()
+    model = TrainedForecast(fc.init(0), fc)
     with pytest.raises(ValueError, match="holds H, C, but the checkpoint was trained on O, Si"):
-        TrainedForecast(fc.init(0), fc).check(ethanol)
+        model.check(ethanol)
+    listed = neighbor_list(quartz.cell, model.cutoff, 0.5).allocate(quartz)
+    foreign = quartz.replace(species=quartz.species.at[0].set(32))
+    for system, finite in ((quartz, True), (foreign, False)):
+        assert np.isfinite(model.forecast(system, listed).positions).all() == finite
     angular = forecaster(conserve_angular=True)
     with pytest.raises(ValueError, match="isolated molecule"):
         TrainedForecast(angular.init(0), angular).check(quartz)

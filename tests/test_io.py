@@ -226,6 +226,7 @@ def test_another_system_is_not_appended(tmp_path):
     for system, time_step in (
         (other, 10.0),
         (trajectory.replace(cell=None), 10.0),
+        (trajectory.replace(masses=1.5 * trajectory.masses), 10.0),
         (trajectory, 5.0),
     ):
         with pytest.raises(ValueError, match="another system or another time step"):
@@ -482,6 +483,15 @@ def test_truncated_and_foreign_hdf5(tmp_path):
         path.write_bytes(content[: int(share * len(content))])
         with pytest.raises(ValueError, match="truncated or no HDF5 file"):
             io.read(path)
+    # Of a file whose writer was killed, or is at work, HDF5 would look for the rest without end.
+    with io.H5MDWriter(path.with_name("live.h5"), trajectory, 10.0) as writer:
+        for _ in range(40):
+            writer.append(trajectory)
+        content = path.with_name("live.h5").read_bytes()
+    for share in (0.001, 0.01, 0.1, 0.5, 0.9):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match="truncated or no HDF5 file"):
+            io.read(path)
     path.write_bytes(b"not HDF5 at all")
     with pytest.raises(ValueError, match="truncated or no HDF5 file"):
         io.read_trajectory(path)
@@ -512,7 +522,7 @@ def foreign_h5md(path, **changes):
                 continue
             group[f"{name}/value"] = value
             group[f"{name}/value"].attrs["unit"] = unit
-            group[f"{name}/time"] = 0.01
+            group[f"{name}/time"] = changes.get(f"{name}_time", 0.01)
             group[f"{name}/time"].attrs["unit"] = "ps"
     return path, trajectory
 
@@ -534,6 +544,8 @@ def test_foreign_h5md_is_converted(tmp_path):
     ("change", "message"),
     [
         ({"no_velocity": True}, "no velocities"),
+        ({"velocity_time": 0.05}, "positions and velocities at different steps"),
+        ({"velocity_time": 0.02 * np.arange(20)}, "positions and velocities at different steps"),
         ({"velocity": "knots"}, "'knots'; it must state one of Angstrom fs-1"),
         ({"velocity": "Angstrom fs-1"}, r"mean a temperature of \d.*e\+0\d K"),
         ({"boundary": ["periodic", "periodic", "none"]}, "periodic in some directions only"),

@@ -113,6 +113,15 @@ def test_maxwell_boltzmann_by_species():
     assert abs(float(temperatures.mean()) - kelvin) < 5 * kelvin * np.sqrt(2 / 6 / n_draws)
 
 
+def test_molecules_at_rest_as_a_whole_are_drawn_at_the_temperature():
+    system = molecule("cube")
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    draw = jax.vmap(lambda k: maxwell_boltzmann(k, system, 300.0, angular=True))
+    dof = degrees_of_freedom(system, angular=True)
+    kelvin = jax.vmap(lambda v: temperature(system.replace(velocities=v), dof))(draw(keys))
+    assert abs(float(kelvin.mean()) - 300) < 5 * 300 * np.sqrt(2 / int(dof) / len(keys))
+
+
 def test_a_frame_at_a_time_maps_over_trajectories():
     system = molecule("bent")
     frames = jnp.stack([system.velocities, 2 * system.velocities])

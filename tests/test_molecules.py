@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
+from conftest import as_system, quartz_atoms
 from test_reference import needs_lammps
 
 import experiments
 from trajcast_jax import config, io, mechanics, reference
 from trajcast_jax.config import ReferenceSettings
+from trajcast_jax.observables import cut
 from trajcast_jax.reference import bonds, checks, protocol, structure
 from trajcast_jax.system import make_system
 from trajcast_jax.units import BOLTZMANN
@@ -104,7 +107,8 @@ def test_liquid_runs_and_goes_on_from_any_image_of_a_frame(water):
     assert failed(water, settings) <= {"mean temperature"}  # it has had 20 fs
     run, times = io.read_trajectory(water)
     np.testing.assert_allclose(times, np.arange(25.0))
-    assert len(bonds.bonded_pairs(run)) == 128
+    assert len(bonds.bonded_pairs(cut(run, 0))) == 128
+    assert not bonds.is_network(cut(run, 0))
     engine = reference.engine_for_frames(settings, run.cell)
     positions, velocities = (np.asarray(x[5], np.float64) for x in (run.positions, run.velocities))
     images = np.random.default_rng(0).integers(-2, 3, size=(192, 3)) @ np.asarray(run.cell)
@@ -205,17 +209,42 @@ def vibrating_water(n_frames=50):
 
 def test_bonds_and_angles_are_measured_across_the_cell_too():
     run = vibrating_water()
-    found = bonds.geometry(run)
+    measured = lambda run: bonds.geometry(run, bonds.bonded_pairs(cut(run, 0)))  # noqa: E731
+    found = measured(run)
     assert found.lengths == pytest.approx({"O–H": 0.97}, abs=1e-4)
     assert found.angles == pytest.approx({"H–O–H": 104.5}, abs=0.01)
     assert found.stretch == pytest.approx(0.99 / 0.97, abs=1e-3)
     cell = np.diag([5.0, 6.0, 7.0])
     images = np.array([[0, 0, 0], [1, 0, -1], [0, 2, 0]]) @ cell
     periodic = run.replace(positions=run.positions + images, cell=cell)
-    for a, b in zip(bonds.geometry(periodic), found, strict=True):
+    for a, b in zip(measured(periodic), found, strict=True):
         assert a == pytest.approx(b, abs=1e-4)
     none = run.replace(positions=run.positions * 3)
-    assert bonds.geometry(none).lengths == {}
+    assert measured(none).lengths == {}
+
+
+def test_melts_have_no_bonds_that_break():
+    """Metals have none at all; those of a network are looked at, not held against anything."""
+
+    def checked(atoms, moved):
+        positions = np.stack([atoms.positions] * 2)
+        positions[1, 0] += moved
+        cell = atoms.cell.array if atoms.pbc.all() else None
+        run = make_system(positions, np.zeros_like(positions), atoms.numbers, cell=cell)
+        return {check.name: check.passed for check in checks._check_bonds(run)}
+
+    copper = bulk("Cu", cubic=True) * 3
+    assert checked(copper, 1.5) == {}
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    assert checked(salt, 2.0)["longest bond"] is None
+    assert bonds.is_network(as_system(quartz_atoms()))
+    chain = Atoms("CH2", [[0, 0, 0], [0, 0.9, 0.6], [0, -0.9, 0.6]], cell=[1.4, 9, 9], pbc=True)
+    assert checked(chain * (3, 1, 1), 0.0)["longest bond"] is None
+    molecule = Atoms("H2O", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], cell=9 * np.eye(3))
+    for pbc in (True, False):
+        molecule.pbc = pbc
+        assert checked(molecule, 0.0)["longest bond"] is True
+        assert checked(molecule, [0, -1.0, 0])["longest bond"] is False
 
 
 def test_checks_notice_molecules_that_break_move_or_turn(tmp_path):

@@ -135,10 +135,11 @@ def test_rdf_of_a_molecule_is_the_density_of_its_pair_distances():
 
 
 def test_rdf_of_species_that_are_not_there_is_refused():
-    with pytest.raises(ValueError, match="no pairs of species 8 and 1"):
-        observables.radial_distribution_function(
-            trajectory_of(np.zeros((1, 1, 3)), [8], cell=np.eye(3)), 8, 1, 1.0, 5
-        )
+    run = trajectory_of(np.zeros((1, 1, 3)), [8], cell=np.eye(3))
+    with pytest.raises(ValueError, match=r"no atom of species 1: .* holds, 8 \(O\)"):
+        observables.radial_distribution_function(run, 8, 1, 1.0, 5)
+    with pytest.raises(ValueError, match="no atom of species 50"):
+        observables.mean_squared_displacement(run, 50)
 
 
 # Dynamics

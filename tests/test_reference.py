@@ -313,6 +313,14 @@ def test_checks_fail_where_they_must(tmp_path):
     assert found == {"velocity scale", "mean temperature", "velocity lag"} & found
     assert {"velocity scale", "mean temperature"} <= found
 
+    # Velocities that belong to a time step a tenth longer or shorter.
+    for factor in (0.9, 1.1):
+        other, _ = harmonic(factor=factor)
+        assert "velocity scale" in failed(write_run(tmp_path / f"{factor}.h5", other))
+    coarse = run.replace(positions=run.positions[::4], velocities=run.velocities[::4])
+    assert checks.velocity_scale_by_simpson(coarse, 20.0)[1] > checks.ROUGH
+    assert checks.velocity_scale_by_simpson(run, 5.0)[0] == pytest.approx(1.0, abs=1e-3)
+
     kinetic = 0.5 * KINETIC_TO_EV * np.einsum("a,tai->t", run.masses, run.velocities**2)
     drifting = -kinetic + 32 * 1e-3 * (1e-3 * times)  # 1 meV/atom/ps
     path = write_run(tmp_path / "drift.h5", run, potential_energy=drifting, kinetic_energy=kinetic)
@@ -439,6 +447,8 @@ def test_failed_checks_are_loud(tmp_path, capsys):
     assert "CHECKS FAILED" in output.err
     assert "FAILED velocity lag" in output.out
     assert not json.loads((tmp_path / "out" / "report.json").read_text())["passed"]
+    generate.ensure_reference(experiments.load("quartz"), tmp_path / "out")
+    assert "warning: the runs in" in capsys.readouterr().err
 
 
 def test_unknown_experiment_names_the_nearest():

@@ -135,13 +135,29 @@ def test_failure_keeps_the_frames_and_says_where(folder):
         command.forecast(run, out, Bar)
 
 
+def test_a_failed_replica_is_named_again_on_resuming(folder):
+    out = folder / "one_hot"
+    run = run_of(folder, (1.0, 5000.0), max_temperature=1000.0)
+    for _ in range(2):
+        with pytest.raises(RolloutError, match="of replica 1") as caught:
+            command.forecast(run, out, Bar)
+        assert caught.value.replica == 1
+
+
 def test_chunks_are_of_one_length_and_reach_the_duration():
-    for duration, every, chunk, done in ((1e5, 1, 100, 0), (1e3, 4, 10, 8), (900.0, 1, 7, 29)):
+    for duration, every, chunk, done in (
+        (1e5, 1, 100, 0),
+        (1e3, 4, 10, 8),
+        (900.0, 1, 7, 29),
+        (3e4, 1000, 100, 0),
+        (3e4, 10, 1, 0),
+        (1e5, 7, 100, 0),
+    ):
         settings = RolloutSettings(duration=duration, every=every, chunk=chunk)
         chunks, length = command.plan(settings, 30.0, done)
         assert length % every == 0
         assert duration <= 30.0 * (done + chunks * length) < duration + 30.0 * chunks * every
-        assert length < chunk + every
+        assert length < max(chunk, every) + every
     assert command.plan(RolloutSettings(duration=900.0), 30.0, 30) == (0, 1)
 
 

@@ -14,7 +14,7 @@ from test_dataset import trajectory
 
 from experiments import train
 from trajcast_jax import checkpoint, soap, training
-from trajcast_jax.config import Experiment, TrainingSettings
+from trajcast_jax.config import DataSettings, Experiment, TrainingSettings
 from trajcast_jax.dataset import frame_pairs, statistics
 from trajcast_jax.forecast import Forecaster
 from trajcast_jax.graph import graph
@@ -239,12 +239,26 @@ def test_a_resumed_run_keeps_the_sizes_it_began_with(setup, tmp_path):
     checkpoint.save(tmp_path / "shipped", setup, setup.init(0))
     other = dataclasses.replace(setup.settings, channels=3)
     experiment = Experiment("tiny", model=other, training=SETTINGS)
+    resumed = train.going_on(experiment, tmp_path / "shipped")
+    assert resumed.model == setup.settings  # and with them the cutoff of the pairs
     for _ in range(2):
-        forecaster, state = train.start(experiment, None, tmp_path / "run", tmp_path / "shipped")
+        forecaster, state = train.start(resumed, None, tmp_path / "run", tmp_path / "shipped")
         assert forecaster.settings == setup.settings
         checkpoint.save_state(tmp_path / "run" / "last", forecaster, state)
     with pytest.raises(ValueError, match="was trained with other model settings"):
         train.start(experiment, None, tmp_path / "run", None)
+
+
+def test_a_resumed_run_keeps_its_stride(setup, tmp_path):
+    """Else weights of one stride would be trained on pairs of another, and labelled as before."""
+    checkpoint.save(tmp_path / "shipped", setup, setup.init(0))
+    data = DataSettings(time_step=2 * setup.time_step)
+    experiment = Experiment("tiny", model=setup.settings, training=SETTINGS, data=data)
+    with pytest.raises(ValueError, match=r"strides of 30 fs, but data\.time_step is 60; set it"):
+        train.train(experiment, tmp_path / "new", paths=[], init_from=tmp_path / "shipped")
+    checkpoint.save_state(tmp_path / "run" / "last", setup, init_state(setup, SETTINGS))
+    with pytest.raises(ValueError, match="another folder"):
+        train.train(experiment, tmp_path / "run", paths=[])
 
 
 def test_a_training_state_is_no_model(setup, tmp_path):

@@ -14,7 +14,7 @@ from trajcast_jax.forecast import Forecaster, TrainedForecast
 from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
 from trajcast_jax.graph import neighbor_list
 from trajcast_jax.io import H5MDWriter, read, read_trajectory, write_extxyz
-from trajcast_jax.mechanics import maxwell_boltzmann, temperature
+from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, temperature
 from trajcast_jax.restart import load_state, save_state
 from trajcast_jax.rollout import replicate, rollout, simulate, simulator
 from trajcast_jax.soft_observables import (
@@ -36,6 +36,7 @@ __all__ = [
     "chain",
     "compress",
     "csvr",
+    "degrees_of_freedom",
     "describe_growth",
     "diffusion_coefficient",
     "dihedrals",

@@ -41,7 +41,7 @@ class ReferenceSettings:
     """LAMMPS commands that define the force field, run after the atoms exist."""
     time_step: Positive = 1.0  # fs
     save_every: Positive = 5.0  # fs between stored frames
-    temperature: float = 300.0  # K
+    temperature: Positive = 300.0  # K
     pressure: float = 1.0  # bar
     time_constant: Positive = 100.0  # fs, CSVR and barostat (×10) during equilibration
     npt_time: float = 10_000.0  # fs; 0 for none
@@ -70,7 +70,7 @@ class DataSettings:
     validation_pairs: Count = 1_250
     test_pairs: Count = 1_000
     time_reversal: bool = True
-    """Draw each training pair forwards or backwards in time with equal probability."""
+    """Add to each training pair its mirror image in time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ class RolloutSettings:
     skin: float = 0.5  # Å
     ensemble: str = "csvr"
     """"csvr", "langevin" or "nve"."""
-    temperature: float = 300.0  # K
+    temperature: Positive = 300.0  # K
     final_temperature: float | None = None  # K, of a linear ramp; None for constant
     time_constant: Positive = 75.0  # fs
     friction_time: float = 0.0
@@ -313,7 +313,10 @@ def load(path: str | Path) -> Experiment:
 
 def _read(path: Path) -> dict:
     with open(path, "rb") as file:
-        values = tomllib.load(file)
+        try:
+            values = tomllib.load(file)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path} is no TOML: {error}.") from error
     own = {"name": path.stem}
     if "base" in values:
         base = _read(path.with_name(values.pop("base") + path.suffix))
@@ -340,7 +343,9 @@ def changed(experiment: Experiment, changes: tuple[str, ...]) -> Experiment:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()  # a bare word is a string
-        values.setdefault(table, {})[key] = value
+        if not isinstance(values.setdefault(table, {}), dict):
+            raise ValueError(f"'{change}' is no setting: {table} is no table of settings.")
+        values[table][key] = value
     return from_dict(Experiment, values)
 
 

@@ -55,7 +55,8 @@ def stride(time_step: float, spacing: float) -> int:
     if n < 1 or abs(n * spacing - time_step) > 1e-6 * time_step:
         raise ValueError(
             f"A stride of {time_step:g} fs is no whole number of frames: the trajectory has one "
-            f"every {spacing:g} fs; choose a multiple of that, or store frames more often."
+            f"every {spacing:g} fs; choose a multiple of that (data.time_step), or store "
+            "frames more often (reference.save_every)."
         )
     return n
 
@@ -74,7 +75,8 @@ def start_frames(
         raise ValueError(
             f"A trajectory of {n_frames} frames holds {len(possible)} pairs that are "
             f"{n_stride} frames apart, but {n_pairs} are asked for; make the trajectory longer "
-            "or ask for fewer pairs."
+            "(reference.nve_time) or ask for fewer pairs (data.train_pairs, validation_pairs, "
+            "test_pairs)."
         )
     return np.sort(np.random.default_rng(seed).choice(possible, n_pairs, replace=False))
 

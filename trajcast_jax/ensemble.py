@@ -84,6 +84,11 @@ def _thermostat_state(temperature, time_constant, system: System, dof) -> Thermo
     )
 
 
+def _root(x: jax.Array) -> jax.Array:
+    """√x, with a derivative of 0 at x = 0, where a temperature is 0 K."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+
+
 def _angular(angular: bool | None, system: System) -> bool:
     return system.cell is None if angular is None else angular
 
@@ -134,7 +139,7 @@ def csvr(
         quantum = -jnp.expm1(-time_step / state.time_constant) * BOLTZMANN * target / 2
         moving = energy > 0
         energy = jnp.where(moving, energy, 1.0)  # a square root of 0 has no finite derivative
-        first = jnp.sqrt(decay * energy) + g * jnp.sqrt(quantum)
+        first = jnp.sqrt(decay * energy) + g * _root(quantum)
         size = jnp.sqrt((first**2 + quantum * chi2) / energy)
         alpha = jnp.where(first < 0, -size, size)
         alpha = jnp.where(moving & (state.dof > 0), alpha, 1.0)
@@ -161,7 +166,7 @@ def langevin(temperature: Temperature, time_constant: float | Float[Array, ""]) 
         ratio = time_step / state.time_constant
         mass = jnp.where(system.mask, system.masses, 1.0)
         variance = -jnp.expm1(-2 * ratio) * BOLTZMANN / KINETIC_TO_EV * target / mass
-        width = jnp.sqrt(variance) * system.mask
+        width = _root(variance) * system.mask
         noise = jax.random.normal(key, system.velocities.shape, system.velocities.dtype)
         velocities = jnp.exp(-ratio) * system.velocities + width[:, None] * noise
         return state.replace(steps=steps), system.replace(velocities=velocities)

@@ -43,7 +43,8 @@ class Forecaster:
 
     @cached_property
     def _index(self) -> np.ndarray:
-        index = np.zeros(len(chemical_symbols), np.int32)
+        index = np.full(len(chemical_symbols), len(self.statistics.species), np.int32)
+        index[0] = 0  # padding
         index[list(self.statistics.species)] = np.arange(len(self.statistics.species))
         return index
 
@@ -73,12 +74,14 @@ class Forecaster:
         return network
 
     def species_index(self, species: Int[Array, "... atom"]) -> Int[Array, "... atom"]:
-        """Position of each atomic number in the model's list of species."""
+        """Position of each atomic number in the model's list of species; its end if not there."""
         return jnp.asarray(self._index)[species]
 
     def scales(self, species: Int[Array, "... atom"], dtype=None) -> Float[Array, "... atom 2"]:
         """Per atom the scales of displacement (Å) and new velocity (Å/fs)."""
-        return jnp.asarray(self.statistics.scales, dtype)[self.species_index(species)]
+        # Of species that the model does not know everything comes out as NaN.
+        scales = np.vstack([self.statistics.scales, np.full(2, np.nan)])
+        return jnp.asarray(scales, dtype)[self.species_index(species)]
 
     def baselines(self, species: Int[Array, "... atom"], dtype=None) -> Float[Array, "... atom 2"]:
         """Per atom the linear baselines a (fs) and b of d ≈ a v, v' ≈ b v."""
@@ -250,6 +253,12 @@ class TrainedForecast:
                 "forecast an isolated molecule (no cell) with it."
             )
         learned = self.statistics.longest_cell
+        if learned and system.cell is None:
+            warnings.warn(
+                "The system has no cell, but the checkpoint has learned from periodic matter "
+                "alone; give the cell if there is one.",
+                stacklevel=2,
+            )
         longest = 0.0 if system.cell is None else float(heights(system.cell).max())
         if 0 < LONGER * learned < longest:
             warnings.warn(

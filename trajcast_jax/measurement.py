@@ -37,7 +37,7 @@ from trajcast_jax import observables
 from trajcast_jax.config import EvaluationSettings
 from trajcast_jax.dataset import stride
 from trajcast_jax.mechanics import degrees_of_freedom, temperature
-from trajcast_jax.reference.bonds import bonded_chain, geometry
+from trajcast_jax.reference.bonds import bonded_chain, bonded_pairs, geometry
 from trajcast_jax.soft_observables import dihedrals
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
@@ -72,12 +72,16 @@ def measure(
             f"The shortest trajectory has {shortest // every} frames {time_step:g} fs apart, "
             "too few to measure anything; at least 8 are needed."
         )
+    # Those of the very first frame: else a bond that breaks would be none in what comes later.
+    first = observables.cut(blocks[0], 0)
+    bonds = bonded_pairs(first)
+    chains = {"–".join(symbols): bonded_chain(first, symbols) for symbols in settings.dihedrals}
     measured = [
         _structure(block, settings, len(blocks))
         | _vibrations(block, shortest, stored_every, every, settings)
         | _displacements(block, shortest, time_step, every, settings)
         | _temperatures(block, angular)
-        | _molecules(block, settings)
+        | _molecules(block, bonds, chains)
         for block in blocks
     ]
     grids = ("rdf/r", "vdos/wavenumbers", "vdos_stored/wavenumbers", "msd/times",
@@ -88,7 +92,6 @@ def measure(
         together[key] = values[0] if key in grids else values
         if key.startswith("vdos_stored/") and key not in grids:
             together[key] = values.mean(axis=0)
-    first = observables.cut(blocks[0], 0)
     return together | {
         "time_step": np.asarray(time_step),
         "stored_every": np.asarray(stored_every),
@@ -216,17 +219,16 @@ def _temperatures(block: System, angular: bool) -> Measured:
     return {key: np.asarray(value) for key, value in measured.items()}
 
 
-def _molecules(block: System, settings: EvaluationSettings) -> Measured:
-    """Bonds and angles by the bonds of the first frame, and densities of the torsions asked for."""
-    shape = geometry(block)
+def _molecules(block: System, bonds: np.ndarray, chains: dict[str, tuple[int, ...]]) -> Measured:
+    """Mean bonds and angles, and densities of torsions."""
+    shape = geometry(block, bonds)
     measured = {f"bond/{name}": np.asarray(length) for name, length in shape.lengths.items()}
     measured |= {f"angle/{name}": np.asarray(angle) for name, angle in shape.angles.items()}
     edges = np.linspace(-180.0, 180.0, DIHEDRAL_BINS + 1)
-    for symbols in settings.dihedrals:
-        chain = bonded_chain(observables.cut(block, 0), symbols)
+    for name, chain in chains.items():
         degrees = np.degrees(np.asarray(dihedrals(block, [chain])))
         measured["dihedral/degrees"] = (edges[1:] + edges[:-1]) / 2
-        measured[f"dihedral/{'–'.join(symbols)}"] = np.histogram(degrees, edges, density=True)[0]
+        measured[f"dihedral/{name}"] = np.histogram(degrees, edges, density=True)[0]
     return measured
 
 
@@ -243,6 +245,7 @@ def _temperatures_of(trajectory: System, dof):
 
 def save(path: str | Path, measured: Measured) -> None:
     """Writes the observables to a compressed .npz file, single precision."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     arrays = {k: v.astype(np.float32) if v.ndim else v for k, v in measured.items()}
     with open(path, "wb") as file:
         np.savez_compressed(file, **arrays)

@@ -143,9 +143,13 @@ def on_energy_shell(system: System, velocities: Float[Array, "atom 3"]) -> Float
 
 
 def maxwell_boltzmann(
-    key: PRNGKeyArray, system: System, temperature: float | Float[Array, ""]
+    key: PRNGKeyArray,
+    system: System,
+    temperature: float | Float[Array, ""],
+    angular: bool = False,
 ) -> Float[Array, "atom 3"]:
-    """Velocities (Å/fs) drawn at `temperature` (K), of total momentum 0.
+    """Velocities (Å/fs) drawn at `temperature` (K), of total momentum 0; and at rest as a whole,
+    if `angular`, of which the angular momentum is conserved too.
 
     Each component is normal with variance k_B T/m: the lighter an atom, the faster.
     Taking the momentum out leaves (k_B T/m)(1 − m/M).
@@ -154,4 +158,4 @@ def maxwell_boltzmann(
     width = jnp.sqrt(BOLTZMANN / KINETIC_TO_EV * temperature / mass) * system.mask
     draw = jax.random.normal(key, system.velocities.shape, system.velocities.dtype)
     velocities = width[:, None] * draw
-    return velocities - rigid_velocities(system.replace(velocities=velocities), angular=False)
+    return velocities - rigid_velocities(system.replace(velocities=velocities), angular)

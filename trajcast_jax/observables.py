@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase.data import chemical_symbols
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -43,25 +44,20 @@ def cut(trajectory: System, frames: slice | int) -> System:
 
 
 def select(system: System, species: int | None = None) -> Int[np.ndarray, "selected"]:
-    """Indices of the atoms of one species, or of all real atoms."""
-    chosen = np.asarray(system.mask)
-    if species is not None:
-        chosen = chosen & (np.asarray(system.species) == species)
-    return np.flatnonzero(chosen)
+    """Indices of the atoms of one species (an atomic number), or of all real atoms."""
+    chosen, there = np.asarray(system.mask), np.asarray(system.species)
+    if species is None:
+        return np.flatnonzero(chosen)
+    if species not in there[chosen]:
+        known = ", ".join(f"{z} ({chemical_symbols[z]})" for z in np.unique(there[chosen]))
+        raise ValueError(
+            f"There is no atom of species {species}: give the atomic number of one that the system "
+            f"holds, {known}."
+        )
+    return np.flatnonzero(chosen & (there == species))
 
 
 # Structure
-
-
-def pairs_of(trajectory: System, species_a: int, species_b: int):
-    """Indices of the atoms of two species that both exist."""
-    a, b = select(trajectory, species_a), select(trajectory, species_b)
-    if not len(a) or not len(b):
-        raise ValueError(
-            f"There are no pairs of species {species_a} and {species_b}: the trajectory holds "
-            f"{len(a)} atoms of the one and {len(b)} of the other; choose species that it has."
-        )
-    return a, b
 
 
 def per_shell(counts: Float[Array, "bin"], cell, a, b, edges) -> Float[Array, "bin"]:
@@ -86,7 +82,7 @@ def radial_distribution_function(
     a cell there is no density: then it is the density of pair distances (1/Å), whose
     integral over all distances is 1.
     """
-    a, b = pairs_of(trajectory, species_a, species_b)
+    a, b = select(trajectory, species_a), select(trajectory, species_b)
     positions, cell = trajectory.positions, trajectory.cell
     images = jnp.asarray(images_within(cell, r_max))
     counts = count_distances(positions, cell, a, b, images, r_max, bins=bins)

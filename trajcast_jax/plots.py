@@ -85,11 +85,11 @@ def learning_panel(axes, x, errors, published: tuple[float, ...] = (), **style) 
         if published:
             axes.axhline(published[k], color=color, linestyle=":", label=f"{what}, published")
     axes.set(xscale="log", yscale="log")
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        which("{x:g}")
+    long = np.max(x) > 70 * np.min(x)  # numbers at 2 and 5 would run into each other
+    for axis, form in ((axes.xaxis, "{x:,g}"), (axes.yaxis, "{x:g}")):
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.set_major_formatter(form)
+        axis.set_minor_formatter("" if long and axis is axes.xaxis else form)
 
 
 def plot_temperature(report: dict, temperatures: np.ndarray) -> Figure:
@@ -195,7 +195,8 @@ def plot_energies(forecast: np.ndarray, reference: np.ndarray) -> Figure:
     axes = figure.subplots()
     middle = reference.mean()
     both = np.concatenate([forecast, reference]) - middle
-    edges = np.linspace(both.min(), both.max(), 60)
+    bins = int(np.clip(min(len(forecast), len(reference)) ** 0.5, 5, 60))
+    edges = np.linspace(both.min(), both.max(), bins + 1)
     axes.hist(reference - middle, edges, density=True, color=REFERENCE, label="reference")
     axes.hist(
         forecast - middle, edges, density=True, color=FORECAST, histtype="step", label="forecast"

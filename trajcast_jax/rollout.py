@@ -294,7 +294,7 @@ def simulate(
                     positions=frames.positions[:good], velocities=frames.velocities[:good]
                 ),
             )
-            raise RolloutError(describe_failure(state), _first_failed(state))
+            raise RolloutError(describe_failure(state), first_failed(state))
         yield state, frames
 
 
@@ -358,7 +358,7 @@ def _grow(neighbors, state: SimulatorState, capacity: int | None = None) -> Simu
     return state.replace(neighbors=new.replace(rebuilds=listed.rebuilds, overflow=crowded))
 
 
-def _first_failed(state: SimulatorState) -> int:
+def first_failed(state: SimulatorState) -> int:
     """The replica that failed first; 0 if none did."""
     kinds, steps = jnp.atleast_1d(state.failure.kind), jnp.atleast_1d(state.failure.step)
     return int(jnp.argmin(jnp.where(kinds == FINE, jnp.iinfo(jnp.int32).max, steps)))
@@ -366,7 +366,7 @@ def _first_failed(state: SimulatorState) -> int:
 
 def describe_failure(state: SimulatorState) -> str:
     """One sentence on what went wrong, in the replica where it did first; "" if nothing did."""
-    kinds, first = jnp.atleast_1d(state.failure.kind), _first_failed(state)
+    kinds, first = jnp.atleast_1d(state.failure.kind), first_failed(state)
     steps = jnp.atleast_1d(state.failure.step)
     if kinds[first] == FINE:
         return ""

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.images import images_within
-from trajcast_jax.observables import pairs_of, per_shell
+from trajcast_jax.observables import per_shell, select
 from trajcast_jax.pairs import over_pairs
 from trajcast_jax.system import System, minimum_image
 
@@ -46,7 +46,7 @@ def soft_radial_distribution_function(
     Differentiable in positions and cell. Species and mask must be concrete arrays; so must the
     cell, unless `images` are given: `images_within(cell, r_max + TAIL * width)` of one like it.
     """
-    a, b = pairs_of(trajectory, species_a, species_b)
+    a, b = select(trajectory, species_a), select(trajectory, species_b)
     cell, reach = trajectory.cell, r_max + TAIL * width
     images = images_within(cell, reach) if images is None else images
     edges = jnp.linspace(0.0, r_max, bins + 1, dtype=trajectory.positions.dtype)

@@ -53,13 +53,13 @@ def make_system(positions, velocities, species, *, cell=None, masses=None, dtype
         velocities=jnp.asarray(velocities, dtype),
         masses=jnp.asarray(masses, dtype),
         species=jnp.asarray(species),
-        cell=None if cell is None else jnp.asarray(cell, dtype),
+        cell=None if cell is None else jnp.asarray(np.asarray(cell), dtype),
         mask=jnp.asarray(species > 0),
     )
 
 
 def pad(system: System, n_atoms: int) -> System:
-    """The system padded to `n_atoms` with masked, massless atoms that sit on the first one."""
+    """The system padded to `n_atoms` with masked, massless atoms at the origin."""
     extra = n_atoms - system.masses.shape[-1]
     if extra < 0:
         raise ValueError(

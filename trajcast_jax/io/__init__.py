@@ -55,7 +55,8 @@ def read_trajectory(
 ) -> tuple[System, Float[np.ndarray, "time"]]:
     """Frames start, start + every, … below stop, and their times (time,) in fs.
 
-    Positions come out unwrapped. `time_step`, fs between the frames of the file, is only
+    Positions come out unwrapped: those of other programs as long as no atom moves by half a cell
+    between two frames that are read. `time_step`, fs between the frames of the file, is only
     needed where the file does not tell times.
     """
     path = existing_file(path)

@@ -79,7 +79,8 @@ def _check_temperature(frames: Frames, path: Path) -> None:
         raise ValueError(
             f"The velocities in frame {frames.index[i]} of {path}, read in {frames.velocity_unit}, "
             f"mean a temperature of {values[i]:.3g} K, and {low:g} to {high:g} K are plausible; "
-            "give the velocities in their right unit."
+            "say their right unit in the comment lines of an extended XYZ file: "
+            'velocity_unit="ase", "angstrom/ps" or "angstrom/fs".'
         )
 
 

@@ -184,5 +184,6 @@ def _times(frames: list[Atoms], numbers, path: Path, time_step: float | None) ->
     if len(frames) == 1:
         return np.zeros(1)
     raise ValueError(
-        f"{path} does not tell the times of its frames; give the fs between them as time_step."
+        f"{path} does not tell the times of its frames; give the fs between them as time_step "
+        "(--time-step)."
     )

@@ -49,6 +49,7 @@ def open_h5md(path: Path) -> h5py.File:
     try:
         if not is_being_written(path):
             return h5py.File(path, "r", locking=False)
+        _require_whole(path)
         file = h5py.File(path, "r", swmr=True, locking=False)
         if _end_of_frames(file) <= path.stat().st_size:
             return file
@@ -68,6 +69,15 @@ def is_being_written(path: Path) -> bool:
     with open(path, "rb") as file:
         head = file.read(12)
     return head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[11] & 4 != 0
+
+
+def _require_whole(path: Path) -> None:
+    """Raises OSError where the file ends before its superblock says: HDF5 would wait forever."""
+    with open(path, "rb") as file:
+        head = file.read(36)
+    end = int.from_bytes(head[28:36], "little")
+    if len(head) < 36 or path.stat().st_size < end:
+        raise OSError(f"it should have {end:,} bytes, and has {path.stat().st_size:,}")
 
 
 def _end_of_frames(file) -> int:
@@ -118,6 +128,11 @@ def read_h5md(path: Path, selection: slice) -> tuple[Frames, bool]:
         species = particles["species"][()]
         masses = particles["mass"][()] if "mass" in particles else atomic_masses[species]
         times = _times(particles["position"], index, path)
+        if not ours and not _at_once(particles["position"], particles["velocity"]):
+            raise ValueError(
+                f"{path} stores positions and velocities at different steps; give a file that has "
+                "both of every frame."
+            )
     if not ours:
         positions = unwrap_positions(position_factor * positions, cell)
         velocities = velocity_factor * velocities
@@ -143,6 +158,22 @@ def _rows(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
     block = max(1, 1024 // step)
     parts = [index[i : i + block] for i in range(0, len(index), block)]
     return np.concatenate([data[p[0] : p[-1] + 1][::step] for p in parts])
+
+
+def _at_once(positions: h5py.Group, velocities: h5py.Group) -> bool:
+    """Whether the clocks of two elements tell the same; each may be an array or a spacing."""
+    shared = min(len(group["value"]) for group in (positions, velocities))
+
+    def clock(group, name):
+        data = group[name]
+        if data.ndim:
+            return data[:shared]
+        return data.attrs.get("offset", 0) + data[()] * np.arange(shared)
+
+    return all(
+        np.allclose(clock(positions, name), clock(velocities, name))
+        for name in {"step", "time"} & set(positions) & set(velocities)
+    )
 
 
 def _particles(file) -> h5py.Group:

@@ -287,6 +287,8 @@ def _check_same(file, path: Path, system: System, time_step: float) -> None:
     cell = read_cell(file["particles/all"], path)
     same = np.array_equal(file["particles/all/species"], system.species)
     same = same and (cell is None) == (system.cell is None)
+    mass = file["particles/all/mass"][()]
+    same = same and np.allclose(mass, system.masses, rtol=1e-5, atol=0.0)
     if same and cell is not None:
         same = np.allclose(cell, system.cell, rtol=1e-6, atol=1e-6)
     if not same or not np.isclose(file[OURS].attrs["time_step"], time_step):

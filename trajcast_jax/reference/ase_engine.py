@@ -135,7 +135,9 @@ def load_calculator(settings: ReferenceSettings):
         )
     try:
         kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except AttributeError as error:
+        raise ImportError(f"{module} has no calculator {name} ({error}).") from error
+    except ImportError as error:
         raise ImportError(
             f"The calculator {settings.calculator} could not be loaded ({error}); install its "
             "package (tblite comes with pip install 'trajcast_jax[xtb]')."

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
+from ase.geometry.dimensionality.rank_determination import RDA
 from ase.neighborlist import neighbor_list
 from jaxtyping import Float, Int
 
@@ -15,6 +16,8 @@ BONDED = 1.25
 """Atoms are bonded that start closer than this, over the sum of their covalent radii."""
 BROKEN = 1.5
 """A bond is broken that has become longer than this, in the same unit."""
+NONMETALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 52, 53, 54, 85, 86)
+"""And semimetals: whatever bonds with others as molecules do."""
 FRAMES = 1000
 """Frames looked at together."""
 
@@ -30,9 +33,9 @@ class Geometry(NamedTuple):
     """The longest that a bond has been, over the sum of covalent radii; NaN without bonds."""
 
 
-def geometry(run: System) -> Geometry:
-    """Mean bond lengths and angles of a trajectory, by the bonds of its first frame."""
-    bonds, numbers = bonded_pairs(run), np.asarray(run.species)
+def geometry(run: System, bonds: Int[np.ndarray, "bond 2"]) -> Geometry:
+    """Mean bond lengths and angles of a trajectory."""
+    numbers = np.asarray(run.species)
     if not len(bonds):
         return Geometry({}, {}, float("nan"))
     angles = _angles(bonds)
@@ -51,22 +54,39 @@ def geometry(run: System) -> Geometry:
     )
 
 
-def bonded_pairs(run: System) -> Int[np.ndarray, "bond 2"]:
-    """Atoms that are bonded in the first frame, each pair once."""
-    atoms = Atoms(
-        np.asarray(run.species),
-        np.asarray(run.positions[0]),
-        cell=None if run.cell is None else np.asarray(run.cell),
-        pbc=run.cell is not None,
-    )
-    first, second = neighbor_list("ij", atoms, (BONDED * covalent_radii[atoms.numbers]).tolist())
+def bonded_pairs(system: System) -> Int[np.ndarray, "bond 2"]:
+    """Atoms that are bonded in a frame, each pair once. Two metals never are."""
+    first, second, _ = _bonds(system)
     # Of several images (tiny cells) the minimum image below sees one.
     return np.unique(np.stack([first, second], axis=1)[first < second], axis=0)
 
 
+def is_network(system: System) -> bool:
+    """Whether bonds go through the whole crystal, glass or melt, so that there are no molecules."""
+    counts = RDA(len(system.masses))
+    for first, second, shift in zip(*_bonds(system), strict=True):
+        counts.insert_bond(int(first), int(second), tuple(shift.tolist()))
+    return sum(counts.check()[1:]) > 0  # all that goes on in one dimension or more
+
+
+def _bonds(system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(bond,), (bond,) and (bond, 3): both atoms and the image of the second, both ways."""
+    atoms = Atoms(
+        np.asarray(system.species),
+        np.asarray(system.positions),
+        cell=None if system.cell is None else np.asarray(system.cell),
+        pbc=system.cell is not None,
+    )
+    reach = (BONDED * covalent_radii[atoms.numbers]).tolist()
+    first, second, shifts = neighbor_list("ijS", atoms, reach)
+    metal = ~np.isin(atoms.numbers, NONMETALS)
+    kept = ~(metal[first] & metal[second])
+    return first[kept], second[kept], shifts[kept]
+
+
 def bonded_chain(system: System, symbols: Sequence[str]) -> tuple[int, ...]:
     """The first chain of different atoms of these elements, each bonded to the next, in a frame."""
-    bonds = bonded_pairs(system.replace(positions=system.positions[None]))
+    bonds = bonded_pairs(system)
     bonded = set(map(tuple, np.concatenate([bonds, bonds[:, ::-1]]).tolist()))
     kinds = [np.flatnonzero(np.asarray(system.species) == atomic_numbers[s]) for s in symbols]
     chains = [(i,) for i in kinds[0].tolist()]

@@ -185,6 +185,11 @@ class LammpsEngine:
 
     def set_cell(self, cell: Float[np.ndarray, "3 3"]) -> None:
         """Deforms the box, atoms and all, to a lower-triangular cell (3, 3) Å."""
+        if np.triu(np.abs(cell), 1).max() > 1e-4 * np.abs(cell).max() or np.diag(cell).min() <= 0:
+            raise ValueError(
+                f"LAMMPS needs a lower-triangular cell of positive diagonal, but it is "
+                f"{np.round(cell, 4).tolist()}; turn the atoms, cell and velocities to that."
+            )
         lengths = f"x final 0 {cell[0, 0]} y final 0 {cell[1, 1]} z final 0 {cell[2, 2]}"
         tilts = f"xy final {cell[1, 0]} xz final {cell[2, 0]} yz final {cell[2, 1]}"
         # LAMMPS takes no tilts, not even 0, for a box that was made orthogonal.
@@ -232,6 +237,11 @@ class LammpsEngine:
     ) -> None:
         """Puts the atoms, in the start's order, at positions (Å, unwrapped) with velocities
         (Å/fs)."""
+        if len(positions) != len(self.structure):
+            raise ValueError(
+                f"The frame has {len(positions)} atoms, but the engine {len(self.structure)}; "
+                "for a larger cell say which by --set reference.repeat=[...]."
+            )
         images = np.zeros((len(positions), 3), np.int32)
         if self.periodic:
             cell = self.cell()
