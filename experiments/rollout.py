@@ -62,7 +62,8 @@ class Arguments:
     """File whose last frame is the start; by default the one that the package ships, or the last
     reference run."""
     thermalize: bool = False
-    """Draw the start velocities at the temperature instead of taking those of the start frame."""
+    """Draw the start velocities at the temperature instead of taking those of the start frame,
+    which may then be a structure alone (CIF, POSCAR, ...)."""
     replicas: int = 1
     """Runs side by side, each with its own random numbers."""
     temperatures: tuple[float, ...] = ()
@@ -250,7 +251,7 @@ def forecast(run: Run, out: Path, show: Callable = tqdm) -> dict:
     A RolloutError comes after all frames before the failure are written.
     """
     model = checkpoint.restore(run.checkpoint)
-    start = io.read(run.start)
+    start = io.read(run.start, still=run.thermalize)
     model.check(start)
     sim, state = prepare(run, model, start)
     plan(run.experiment.rollout, model.time_step, 0)  # refuse before anything is written

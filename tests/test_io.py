@@ -450,6 +450,21 @@ def test_velocity_column_of_unknown_unit_is_refused(tmp_path):
         io.read(path)
 
 
+def test_a_structure_alone_is_a_start_at_rest(tmp_path):
+    trajectory, _ = make_trajectory()
+    for path in (write(tmp_path / "run.h5", trajectory), tmp_path / "POSCAR"):
+        if not path.exists():
+            atoms = Atoms(SPECIES, np.asarray(trajectory.positions[-1]), cell=CELL, pbc=True)
+            atoms.write(path, format="vasp")
+            with pytest.raises(ValueError, match=r"no velocities; .* --thermalize"):
+                io.read(path)
+        found = io.read(path, still=True)
+        np.testing.assert_array_equal(found.velocities, 0.0)
+        assert np.asarray(found.positions).std() == pytest.approx(
+            np.asarray(trajectory.positions[-1]).std(), rel=1e-4
+        )
+
+
 def test_missing_file_names_the_nearest(tmp_path):
     write_ase(tmp_path / "quartz.extxyz")
     with pytest.raises(FileNotFoundError, match=r"did you mean quartz\.extxyz"):

@@ -30,8 +30,11 @@ __all__ = [
 H5MD_SUFFIXES = (".h5", ".h5md", ".hdf5")
 
 
-def read(path: str | Path, index: int = -1) -> System:
-    """One frame of a trajectory file, by default the last."""
+def read(path: str | Path, index: int = -1, *, still: bool = False) -> System:
+    """One frame of a trajectory file, by default the last.
+
+    `still`: its atoms at rest, whatever velocities the file has, or lacks.
+    """
     path = existing_file(path)
     if path.suffix in H5MD_SUFFIXES:
         length = h5md_length(path)
@@ -39,9 +42,11 @@ def read(path: str | Path, index: int = -1) -> System:
             raise IndexError(f"Frame {index} is not in {path}, which has {length} frames.")
         start = index % length
         frames, ours = read_h5md(path, slice(start, start + 1))
+        if still:
+            frames = frames._replace(velocities=0 * frames.velocities, velocity_unit="")
     else:
         # ASE knows the end of a file by index -1 only, not by a slice.
-        frames, ours = read_ase(path, index, time_step=1.0), False
+        frames, ours = read_ase(path, index, 1.0, still), False
     return _system(check_frames(frames, path, trusted=ours), 0)
 
 

@@ -19,24 +19,26 @@ VELOCITY_UNITS = {"angstrom/fs": 1.0, "angstrom/ps": 1e-3, "ase": ASE_FEMTOSECON
 ASE_MOMENTA = "ASE's unit √(eV/u), as momenta"
 
 
-def read_ase(path: Path, index: int | slice, time_step: float | None) -> Frames:
+def read_ase(
+    path: Path, index: int | slice, time_step: float | None, still: bool = False
+) -> Frames:
     """Frames of any file that ASE reads; positions unwrapped.
 
     Velocities are ASE's momenta, or an extended XYZ column `velocities`, `velo` or `vel`,
     which ASE keeps but does not use: in the unit of the comment's key `velocity_unit`,
-    in Å/fs without one. Times (fs) are the key `time`, or multiples of `time_step`.
+    in Å/fs without one; 0 if `still`. Times (fs) are the key `time`, or multiples of `time_step`.
     """
     numbers, frames = _select(path, index)
     first = frames[0] if frames else Atoms()
     for number, atoms in zip(numbers, frames, strict=True):
         _check_same_atoms(first, atoms, int(number), path)
     cell, shape = _cell(first, path), (len(frames), len(first), 3)
-    units = {_velocity_unit(a, path) for a in frames}
+    units = {"" if still else _velocity_unit(a, path) for a in frames}
     if len(units) > 1:
         raise ValueError(f"{path} gives velocities in several units ({', '.join(units)}); use one.")
     return Frames(
         positions=unwrap_positions(np.reshape([a.positions for a in frames], shape), cell),
-        velocities=np.reshape([_velocities(a) for a in frames], shape),
+        velocities=np.reshape([_velocities(a, still) for a in frames], shape),
         species=first.numbers,
         masses=first.get_masses(),
         cell=cell,
@@ -154,7 +156,8 @@ def _velocity_unit(atoms: Atoms, path: Path) -> str:
         if "momenta" not in atoms.arrays:
             raise ValueError(
                 f"{path} has no velocities; give a trajectory with a column 'velocities' (Å/fs) or "
-                "with ASE momenta, for a forecast starts from positions and velocities."
+                "with ASE momenta, for a forecast starts from positions and velocities (rollout "
+                "draws these with --thermalize)."
             )
         return ASE_MOMENTA
     unit = str(atoms.info.get("velocity_unit", "angstrom/fs"))
@@ -165,8 +168,10 @@ def _velocity_unit(atoms: Atoms, path: Path) -> str:
     return unit
 
 
-def _velocities(atoms: Atoms) -> np.ndarray:
+def _velocities(atoms: Atoms, still: bool) -> np.ndarray:
     """(atom, 3) Å/fs."""
+    if still:
+        return np.zeros_like(atoms.positions)
     column = _velocity_column(atoms)
     if column is None:
         return atoms.get_velocities() * ASE_FEMTOSECOND
