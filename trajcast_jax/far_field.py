@@ -19,7 +19,7 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.layers import fold_blocks, in_blocks, rows_at_once
-from trajcast_jax.system import System, inverse, product
+from trajcast_jax.system import System, inverse, transform
 
 WIDTH = 1 / 3.5
 """Standard deviation σ of a charge, over the cutoff, where its field is a point's to 0.7 %."""
@@ -84,7 +84,7 @@ def _direct(positions, sources, width):
 def _on_mesh(positions, cell, sources, width, mesh):
     to_fractional = inverse(cell)
     points = jnp.asarray(mesh, positions.dtype)
-    fractional = product(positions, to_fractional)
+    fractional = transform(positions, to_fractional)
     places = (fractional - jnp.floor(fractional)) * points
     block = rows_at_once(len(places), ROWS)
 
@@ -113,7 +113,7 @@ def _on_mesh(positions, cell, sources, width, mesh):
         )
         return jnp.stack(rows, axis=-1)
 
-    return -product(in_blocks(slope, (places,), block) * points, to_fractional.T)
+    return -transform(in_blocks(slope, (places,), block) * points, to_fractional.T)
 
 
 def _stencil(places: Float[Array, "atom 3"], mesh):
@@ -158,7 +158,7 @@ def _response(to_fractional, mesh, width, dtype) -> Float[Array, "x y z"]:
         shapes.append(1 / jnp.abs(jnp.asarray(phases, jnp.result_type(dtype, 1j)) @ knots) ** 2)
         numbers.append(jnp.asarray(m, dtype))
     grid = jnp.stack(jnp.meshgrid(*numbers, indexing="ij"), axis=-1)
-    k = 2 * jnp.pi * product(grid, to_fractional.T)
+    k = 2 * jnp.pi * transform(grid, to_fractional.T)
     squares = jnp.sum(k**2, axis=-1)
     smooth = jnp.exp(-0.5 * width**2 * squares) / jnp.where(squares > 0, squares, jnp.inf)
     x, y, z = shapes

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from trajcast_jax.far_field import mesh_size
 from trajcast_jax.images import ListFns, first_slots, image_list
 from trajcast_jax.imports import submodules
-from trajcast_jax.system import System, heights, image_shifts, inverse, product
+from trajcast_jax.system import System, heights, image_shifts, inverse, transform
 
 partition, space = submodules("jax_md", "partition", "space")
 
@@ -136,7 +136,7 @@ def _edges(system: System, idx, shifts, cutoff: float):
     """The vectors r_ij (Å) of all slots, and which of them are neighbours within the cutoff."""
     vectors = system.positions[_senders(idx)] - system.positions[:, None]
     if system.cell is not None:
-        vectors = vectors + product(shifts.astype(vectors.dtype), system.cell)
+        vectors = vectors + transform(shifts.astype(vectors.dtype), system.cell)
     return vectors, (idx < len(idx)) & (jnp.sum(vectors**2, axis=-1) < cutoff**2)
 
 
@@ -256,7 +256,7 @@ def _same(system: System):
 
 def _fractional(system: System):
     """Fractional coordinates folded into [0, 1)."""
-    fractional = product(system.positions, inverse(system.cell))
+    fractional = transform(system.positions, inverse(system.cell))
     folded = fractional - jnp.floor(fractional)
     return jnp.where(folded < 1.0, folded, 0.0)  # −1e-9 folds to 1.0 in float32
 
@@ -295,7 +295,7 @@ def _nearest_shifts(lists, system: System):
 
 def _unfolded_shifts(lists, system: System):
     # The list was made for folded positions: r_folded = r + fold·cell.
-    exact = product(system.positions, inverse(system.cell))
+    exact = transform(system.positions, inverse(system.cell))
     fold = jnp.round(_fractional(system) - exact)
     return lists.shifts + fold[_senders(lists.idx)] - fold[:, None]
 

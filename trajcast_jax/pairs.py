@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from trajcast_jax.images import lowest_shifts, square_lengths
-from trajcast_jax.system import inverse, product
+from trajcast_jax.system import inverse, transform
 
 PAIRS_AT_ONCE = 1 << 17
 """Distances held at once, so that they stay in cache."""
@@ -40,7 +40,7 @@ def over_pairs(reduce, total, positions, cell, a, b, images, r_max):
     block = next(n for n in range(min(len(a), most), 0, -1) if len(a) % n == 0)
 
     def frame(positions):
-        places = positions if cell is None else product(positions, inverse(cell))
+        places = positions if cell is None else transform(positions, inverse(cell))
         others = places[b]
 
         def around(atom):

@@ -1,5 +1,7 @@
 """`System`, the state of an atomistic system, and the geometry of its cell."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from ase.data import atomic_masses
@@ -38,6 +40,15 @@ def product(a: Array, b: Array) -> Array:
     By default GPUs round the factors to TF32 and TPUs to bfloat16: 14.90 Å would become 14.88 Å.
     """
     return jnp.matmul(a, b, precision="highest")
+
+
+def transform(vectors: Float[Array, "... 3"], matrix: Float[Array, "3 3"]) -> Float[Array, "... 3"]:
+    """vectors @ matrix as a sum of three, which fuses with what comes before and after.
+
+    As a product of matrices it is a kernel of its own, of 14 ns a vector on CPUs.
+    """
+    parts = (vectors[..., k : k + 1] * matrix[k] for k in range(3))
+    return functools.reduce(jnp.add, parts)
 
 
 def make_system(positions, velocities, species, *, cell=None, masses=None, dtype=None) -> System:
@@ -93,22 +104,22 @@ def heights(cell: Float[Array, "3 3"]) -> Float[Array, "3"]:
 
 def image_shifts(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"]):
     """Integer shifts S such that `vectors + S @ cell` has fractional parts in [−½, ½]."""
-    return -jnp.round(product(vectors, inverse(cell)))
+    return -jnp.round(transform(vectors, inverse(cell)))
 
 
 def minimum_image(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
     """Vectors shifted to the nearest image; exact when shorter than half the smallest height."""
     if cell is None:
         return vectors
-    return vectors + product(image_shifts(vectors, cell), cell)
+    return vectors + transform(image_shifts(vectors, cell), cell)
 
 
 def wrap(positions: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
     """Positions folded into the cell."""
     if cell is None:
         return positions
-    whole = jnp.floor(product(positions, inverse(cell)))
-    return positions - product(whole, cell)
+    whole = jnp.floor(transform(positions, inverse(cell)))
+    return positions - transform(whole, cell)
 
 
 def unwrap(positions: Float[Array, "time atom 3"], cell: Float[Array, "3 3"] | None):
