@@ -15,7 +15,7 @@ FLOORS = {
     "units": 0, "layers": 0, "config": 0, "imports": 0,
     "system": 1, "far_field": 1,
     "mechanics": 2, "images": 2, "graph": 2, "io": 2,
-    "balance": 3, "conservation": 3, "ensemble": 3,
+    "balance": 3, "conservation": 3, "ensemble": 3, "failure": 3,
     "observables": 3, "soft_observables": 3, "modes": 3, "pairs": 3, "dataset": 3, "substeps": 3,
     "model": 4,
     "forecast": 5, "rollout": 5,

@@ -53,9 +53,9 @@ def test_training_generated_its_reference_and_learned(argon):
 
 @needs_lammps
 def test_a_finished_training_is_left_as_it_is(argon, capsys):
-    before = Path("runs/argon/train/metrics.csv").read_bytes()
+    before = Path("runs/argon/train/metrics.csv").read_text()
     train.main(train.Arguments("argon.toml"))
-    assert Path("runs/argon/train/metrics.csv").read_bytes() == before
+    assert Path("runs/argon/train/metrics.csv").read_text() == before
     assert "The best model is in runs/argon/train/best" in capsys.readouterr().out
 
 
