@@ -148,8 +148,9 @@ def maxwell_boltzmann(
     temperature: float | Float[Array, ""],
     angular: bool = False,
 ) -> Float[Array, "atom 3"]:
-    """Velocities (Å/fs) drawn at `temperature` (K), of total momentum 0; and at rest as a whole,
-    if `angular`, of which the angular momentum is conserved too.
+    """Velocities (Å/fs) drawn at `temperature` (K), of total momentum 0.
+
+    With `angular`, of a system that conserves it, of angular momentum 0 too.
 
     Each component is normal with variance k_B T/m: the lighter an atom, the faster.
     Taking the momentum out leaves (k_B T/m)(1 − m/M).
