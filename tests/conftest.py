@@ -3,6 +3,8 @@
 import os
 import pathlib
 import platform
+import subprocess
+import sys
 
 import ase.build
 import jax
@@ -86,6 +88,15 @@ def quartz_atoms(repeat=(1, 1, 1), seed=0):
     atoms = atoms * repeat
     atoms.rattle(0.05, seed=seed)
     return atoms
+
+
+def run_alone(code: str) -> None:
+    """Runs code in a fresh interpreter of this tree, and fails with its stderr if it does."""
+    tests = pathlib.Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def as_system(atoms, seed=0, speed=0.003):

@@ -1,11 +1,10 @@
 """The floors of the house: an import goes down only, and the library knows no experiment."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_alone
 
 from trajcast_jax.imports import submodules
 
@@ -89,12 +88,6 @@ def test_only_graph_knows_the_neighbour_lists_and_rollout_not_the_model():
             assert '"jax_md"' not in path.read_text(), f"{path} imports jax_md"
         if name_of(path) == "rollout":
             assert not any(i.endswith((".model", ".forecast")) for i in used)
-
-
-def run_alone(code: str) -> None:
-    """Runs code in a fresh interpreter, and fails with its stderr if it does."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 def test_imports_without_any_extra():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase.cell import Cell
 
 from trajcast_jax.balance import motion_sums
 from trajcast_jax.conservation import conserve_angular, conserve_linear
@@ -139,6 +140,15 @@ def products_in(jaxpr):
                 yield from products_in(inner)
             elif hasattr(inner, "jaxpr"):
                 yield from products_in(inner.jaxpr)
+
+
+def test_a_system_takes_a_cell_of_ases_and_one_that_is_traced(quartz):
+    parts = quartz.positions, quartz.velocities, quartz.species
+    cell = np.asarray(quartz.cell, np.float64)
+    np.testing.assert_array_equal(make_system(*parts, cell=Cell(cell)).cell, quartz.cell)
+    volume = jax.grad(lambda c: jnp.linalg.det(make_system(*parts, cell=c).cell))(quartz.cell)
+    cofactors = np.linalg.det(cell) * np.linalg.inv(cell).T
+    np.testing.assert_allclose(volume, cofactors, rtol=1e-4, atol=1e-3)
 
 
 def test_a_transformation_is_a_product_of_matrices(x64):

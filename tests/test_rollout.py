@@ -1,15 +1,12 @@
 """Rollouts: closed forms, and the laws of scans, chunks, overflow, restart and failure."""
 
 import functools
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import as_system, forecaster, quartz_atoms
+from conftest import as_system, forecaster, quartz_atoms, run_alone
 from flax import struct
 
 from trajcast_jax.ensemble import chain, csvr, linear_ramp, nve, zero_momentum
@@ -430,9 +427,7 @@ np.testing.assert_array_equal(end.neighbors.rebuilds, last.neighbors.rebuilds)
 
 
 def test_replicas_over_devices():
-    command = [sys.executable, "-c", OVER_DEVICES]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(OVER_DEVICES)
 
 
 def test_replicas_overflow_restart_and_fail(tmp_path):

@@ -54,7 +54,8 @@ def transform(vectors: Float[Array, "... 3"], matrix: Float[Array, "3 3"]) -> Fl
 def make_system(positions, velocities, species, *, cell=None, masses=None, dtype=None) -> System:
     """A System from arrays; masses default to the standard atomic weights.
 
-    `dtype` defaults to JAX's current float width (float32 unless x64 is enabled).
+    `dtype` defaults to JAX's current float width (float32 unless x64 is enabled). `cell` may be
+    ASE's too.
     """
     dtype = dtype or jnp.zeros(()).dtype
     species = np.asarray(species, dtype=np.int32)
@@ -64,7 +65,7 @@ def make_system(positions, velocities, species, *, cell=None, masses=None, dtype
         velocities=jnp.asarray(velocities, dtype),
         masses=jnp.asarray(masses, dtype),
         species=jnp.asarray(species),
-        cell=None if cell is None else jnp.asarray(np.asarray(cell), dtype),
+        cell=None if cell is None else jnp.asarray(getattr(cell, "array", cell), dtype),
         mask=jnp.asarray(species > 0),
     )
 

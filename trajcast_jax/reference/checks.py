@@ -116,14 +116,15 @@ def velocity_scale_by_simpson(run: System, time_step: float) -> tuple[float, flo
 
 
 def _check_velocities(run: System, times: np.ndarray, allowed: float) -> list[Check]:
-    if len(times) < 3:
+    if len(times) < 2:
         return []
     spacing = float(times[1] - times[0])
     lag, scale = velocity_lag_and_scale(run, spacing)
     low, high = VELOCITY_SCALE
-    finer, rough = velocity_scale_by_simpson(run, spacing)
-    if rough < ROUGH:
-        scale, (low, high) = finer, SMOOTH_VELOCITY_SCALE
+    if len(times) > 2:
+        finer, rough = velocity_scale_by_simpson(run, spacing)
+        if rough < ROUGH:
+            scale, (low, high) = finer, SMOOTH_VELOCITY_SCALE
     return [
         Check(
             "velocity lag",
