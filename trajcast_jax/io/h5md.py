@@ -128,7 +128,7 @@ def read_h5md(path: Path, selection: slice) -> tuple[Frames, bool]:
         species = particles["species"][()]
         masses = particles["mass"][()] if "mass" in particles else atomic_masses[species]
         times = _times(particles["position"], index, path)
-        if not ours and not _at_once(particles["position"], particles["velocity"]):
+        if not ours and not _at_once(particles, index, path):
             raise ValueError(
                 f"{path} stores positions and velocities at different steps; give a file that has "
                 "both of every frame."
@@ -160,20 +160,15 @@ def _rows(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
     return np.concatenate([data[p[0] : p[-1] + 1][::step] for p in parts])
 
 
-def _at_once(positions: h5py.Group, velocities: h5py.Group) -> bool:
-    """Whether the clocks of two elements tell the same; each may be an array or a spacing."""
-    shared = min(len(group["value"]) for group in (positions, velocities))
-
-    def clock(group, name):
-        data = group[name]
-        if data.ndim:
-            return data[:shared]
-        return data.attrs.get("offset", 0) + data[()] * np.arange(shared)
-
-    return all(
-        np.allclose(clock(positions, name), clock(velocities, name))
-        for name in {"step", "time"} & set(positions) & set(velocities)
-    )
+def _at_once(particles: h5py.Group, index: np.ndarray, path: Path) -> bool:
+    """Whether positions and velocities tell the same steps and times, where both tell them."""
+    both = particles["position"], particles["velocity"]
+    clocks = {
+        "step": lambda element: _clock(element["step"], index),
+        "time": lambda element: _times(element, index, path),
+    }
+    told = {name: clock for name, clock in clocks.items() if all(name in e for e in both)}
+    return all(np.allclose(*map(clock, both)) for clock in told.values())
 
 
 def _particles(file) -> h5py.Group:
@@ -223,11 +218,15 @@ def _unit(data: h5py.Dataset, known: Mapping[str, float], path: Path) -> tuple[f
 
 
 def _times(position: h5py.Group, index: np.ndarray, path: Path) -> np.ndarray:
-    """(time,) fs; H5MD may give the spacing alone."""
+    """(time,) fs."""
     if "time" not in position:
         raise ValueError(f"{path} does not tell the times of its frames.")
-    time = position["time"]
-    factor, _ = _unit(time, TO_FS, path)
-    if time.ndim == 0:
-        return factor * (float(time.attrs.get("offset", 0.0)) + float(time[()]) * index)
-    return factor * _rows(time, index)
+    factor, _ = _unit(position["time"], TO_FS, path)
+    return factor * _clock(position["time"], index)
+
+
+def _clock(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
+    """Steps or times (time,) of an element, in its unit; H5MD may give the spacing alone."""
+    if data.ndim == 0:
+        return float(data.attrs.get("offset", 0.0)) + float(data[()]) * index
+    return _rows(data, index)
