@@ -1,8 +1,8 @@
-"""What gradients through forecasts cost, and how far they reach: `python -m experiments.gradients`.
+"""Cost and range of gradients through forecasts: `python -m experiments.gradients`.
 
-Memory of a reverse pass against the number of strides, by the compiler's own account; the time of
-a gradient in forward rollouts of as many strides; the Lyapunov exponent of the map, and the
-horizon beyond which a gradient is noise. Of the shipped model, in single precision.
+Measured for a shipped model in single precision: the memory of a reverse pass over the number of
+strides, as stated by the compiler; the time of a gradient relative to a forward rollout of equal
+length; the Lyapunov exponent of the map, and the time after which gradients are noise.
 """
 
 import json
@@ -20,12 +20,13 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import experiments
-from trajcast_jax import checkpoint, io
-from trajcast_jax.ensemble import csvr
-from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
-from trajcast_jax.graph import neighbor_list
-from trajcast_jax.plots import FORECAST, LIMIT, STORED, save
-from trajcast_jax.rollout import Simulator, SimulatorState, rollout, simulator
+from trajcast_jax import io
+from trajcast_jax.analysis.plots import FORECAST, LIMIT, STORED, save
+from trajcast_jax.dynamics.ensemble import csvr
+from trajcast_jax.dynamics.gradients import describe_growth, gradient_horizon, lyapunov_exponent
+from trajcast_jax.dynamics.rollout import Simulator, SimulatorState, rollout, simulator
+from trajcast_jax.neighbors.graph import neighbor_list
+from trajcast_jax.network import checkpoint
 
 WAYS = {
     "all kept": ("D", STORED),
@@ -33,13 +34,13 @@ WAYS = {
     "segments of 1 stride": ("s", LIMIT),
     "segments of √n strides, each stride again": ("^", "black"),
 }
-"""What a reverse pass keeps and does again, with a marker and a colour for the plot."""
+"""What a reverse pass stores and recomputes, with marker and colour for the plot."""
 
 
 def start(
     name: str, temperature: float, time_constant: float
 ) -> tuple[Simulator, SimulatorState, float]:
-    """The shipped model of a system under CSVR, at its shipped start frame; its stride (fs)."""
+    """Simulator of a shipped model with CSVR, its state at the shipped start, and stride (fs)."""
     model = checkpoint.restore(checkpoint.pretrained(name))
     system = io.read(checkpoint.pretrained(name) / "start.extxyz")
     neighbors = neighbor_list(system.cell, model.cutoff, skin=0.5)
@@ -49,7 +50,7 @@ def start(
 
 
 def observable(step, state: SimulatorState, strides: int, remat: int | None = None):
-    """(positions, velocities) -> the mean squared displacement (Å²) after `strides`."""
+    """Function (positions, velocities) -> mean squared displacement (Å²) after `strides`."""
 
     def displacement(frame):
         positions, velocities = frame
@@ -62,21 +63,21 @@ def observable(step, state: SimulatorState, strides: int, remat: int | None = No
 
 
 def near_root(n: int) -> int:
-    """The largest divisor of n up to its square root: as near to it as any, in ratio."""
+    """Largest divisor of n up to its square root."""
     return max(k for k in range(1, math.isqrt(n) + 1) if n % k == 0)
 
 
 def reverse(sim: Simulator, state: SimulatorState, strides: int, way: str):
-    """The gradient of the observable, by one of WAYS."""
+    """Function for the gradient of the observable, by one of WAYS."""
     step = jax.checkpoint(sim.step) if way.endswith("each stride again") else sim.step
     remat = {"all kept": None, "segments of 1 stride": 1}.get(way, near_root(strides))
     return jax.value_and_grad(observable(step, state, strides, remat))
 
 
 def memory(sim: Simulator, state: SimulatorState, sizes: tuple[int, ...]) -> dict:
-    """MiB of temporary buffers of a gradient, for each of WAYS and number of strides."""
+    """Temporary memory (MiB) of a gradient, for each of WAYS and each number of strides."""
     frame = (state.system.positions, state.system.velocities)
-    # Buffers are assigned before machine code is made, of which a little will do here.
+    # Buffers are assigned before code generation, so unoptimised code is sufficient.
     options = {"xla_backend_optimization_level": 0}
     found = {way: [] for way in WAYS}
     for way, n in tqdm([(w, n) for w in WAYS for n in sizes], desc="memory"):
@@ -86,7 +87,7 @@ def memory(sim: Simulator, state: SimulatorState, sizes: tuple[int, ...]) -> dic
 
 
 def cost(sim: Simulator, state: SimulatorState, strides: int, repeats: int) -> dict:
-    """Seconds of a forward rollout and of gradients through it, timed in turn, and their ratios."""
+    """Times (s) of a forward rollout and of gradients, measured in turn, and their ratios."""
     frame = (state.system.positions, state.system.velocities)
     functions = {"forward": observable(sim.step, state, strides)}
     for way in ("segments of 1 stride", "segments of √n strides"):
@@ -116,7 +117,7 @@ def cost(sim: Simulator, state: SimulatorState, strides: int, repeats: int) -> d
 
 
 def plot(result: dict) -> Figure:
-    """Memory against strides, with the slopes 1 and ½."""
+    """Plot memory over strides, with a guide line ∝ √n."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     strides = result["memory"]["strides"]
@@ -135,7 +136,7 @@ def plot(result: dict) -> Figure:
 
 
 def reach(sim: Simulator, state: SimulatorState, strides: int, time_step: float) -> dict:
-    """The Lyapunov exponent and the horizon of gradients."""
+    """Lyapunov exponent and gradient horizon."""
     growth = lyapunov_exponent(sim.step, state, strides, time_step, jax.random.key(1))
     print(describe_growth(growth))
     return {
@@ -158,18 +159,18 @@ def main(
     time_constant: float = 75.0,
     out: Path = Path("experiments/results/gradients.json"),
 ) -> None:
-    """Writes `out` (JSON) and a plot beside it.
+    """Measure cost and range of gradients; write `out` (JSON) and a plot beside it.
 
     Args:
-      system: a system of which a model is shipped.
-      parts: what to measure; the rest stays as it is in `out`.
-      sizes: numbers of strides whose memory is asked for.
-      strides: of the gradient that is timed.
-      repeats: of each timing.
-      growth_strides: over which the Lyapunov exponent is taken, a multiple of 10.
-      temperature: K, of the thermostat.
-      time_constant: fs, of the thermostat.
-      out: file to write.
+      system: name of a system with a shipped model.
+      parts: what to measure; other results in `out` are kept.
+      sizes: numbers of strides for which memory is measured.
+      strides: number of strides of the timed gradient.
+      repeats: number of repeats of each timing.
+      growth_strides: number of strides for the Lyapunov exponent, a multiple of 10.
+      temperature: temperature of the thermostat, K.
+      time_constant: time constant of the thermostat, fs.
+      out: output file.
     """
     jax.config.update("jax_enable_compilation_cache", False)  # compilations are measured too
     sim, state, time_step = start(system, temperature, time_constant)

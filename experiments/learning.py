@@ -1,8 +1,8 @@
-"""How fast a network learns: `python -m experiments.learning paracetamol --pairs 100 1000 10000`.
+"""Learning curves: `python -m experiments.learning paracetamol --pairs 100 1000 10000`.
 
-Trains it anew for each number of frames, equally long, and measures the errors of one step on
-the test runs. `python -m experiments.learning` draws what is stored of all systems: errors
-over the time of training, and over the number of frames.
+Train a network from scratch for each number of pairs, for equal times, and measure its one-step
+errors on the test runs. `python -m experiments.learning` plots the stored results of all systems:
+errors over training time, and over the number of pairs.
 """
 
 import dataclasses
@@ -14,13 +14,16 @@ import tyro
 from matplotlib.figure import Figure
 
 import experiments
-from experiments import folders
-from experiments.generate import ensure_reference
-from experiments.train import load_pairs, read_curve, train
-from trajcast_jax import checkpoint, plots
+from trajcast_jax.analysis import plots
+from trajcast_jax.analysis.evaluation import Step, evaluate_one_step
 from trajcast_jax.config import Experiment
-from trajcast_jax.evaluation import Step, evaluate_one_step
 from trajcast_jax.io import atomic_write
+from trajcast_jax.network import checkpoint
+from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.metrics import read_curve
+from trajcast_jax.workflow.reference_runs import ensure_reference
+from trajcast_jax.workflow.train import train
+from trajcast_jax.workflow.training_pairs import load_pairs
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("quartz", "water", "paracetamol", "paracetamol_xtb")
@@ -28,24 +31,24 @@ SHOWN = ("quartz", "water", "paracetamol", "paracetamol_xtb")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Trains on fewer and more frames, equally long; without an experiment, draws what is kept."""
+    """Train on different numbers of pairs; without an experiment, plot the stored results."""
 
     experiment: tyro.conf.Positional[str | None] = None
     """Name of a TOML file in experiments/, or the path of one."""
     pairs: tuple[int, ...] = (100, 300, 1_000, 3_000, 10_000)
-    """Numbers of training pairs, each with as many mirrored in time."""
+    """Numbers of training pairs, not counting time-reversed ones."""
     minutes: float | None = None
-    """Of each training, compilation included; by default training.updates decide."""
+    """Minutes of each training, including compilation; by default training.updates apply."""
     reference: Path | None = None
     """Folder of the reference runs; by default runs/reference/<name>."""
     out: Path | None = None
-    """Folder to write; by default runs/<name>/learning, and experiments/results for the plot."""
+    """Output folder; by default runs/<name>/learning, or experiments/results for the plot."""
     set: tuple[str, ...] = ()
-    """Settings that differ from the file."""
+    """Settings to replace."""
 
 
 def errors_by_pairs(experiment: Experiment, arguments: Arguments, out: Path) -> None:
-    """Trains once for each number of pairs; a training that is there already is not repeated."""
+    """Train once for each number of pairs; finished trainings in `out` are not repeated."""
     paths = ensure_reference(experiment, arguments.reference)
     test = load_pairs(experiment, paths, "test")
     rows = []
@@ -76,7 +79,7 @@ def errors_by_pairs(experiment: Experiment, arguments: Arguments, out: Path) -> 
 
 
 def draw(folder: Path) -> Figure:
-    """The stored learning curves: a panel for each system, and one for numbers of frames."""
+    """Plot the stored learning curves: errors over time, and errors over numbers of pairs."""
     by_time = [name for name in SHOWN if (folder / f"{name}_train.csv").exists()]
     by_pairs = [name for name in SHOWN if (folder / f"{name}_learning.json").exists()]
     if not by_time:
@@ -107,7 +110,7 @@ def _published(name: str) -> tuple[float, ...]:
 
 
 def main(arguments: Arguments) -> None:
-    """Command line."""
+    """Run the command."""
     if arguments.experiment is None:
         out = arguments.out or RESULTS
         plots.save(out / "learning.png", lambda: draw(out))

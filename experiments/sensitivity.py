@@ -1,10 +1,11 @@
 """Sensitivities of structure and spectrum, by gradients: `python -m experiments.sensitivity`.
 
-How do g(r) and a peak of the vibrational spectrum of a forecast answer to the temperature of its
-thermostat and to the mass of oxygen? By forward-mode derivatives through windows from several
-equilibrium starts, and by central differences of the same forecasts with the same random numbers.
-A network that has learned one set of masses does not know them: what is found for the mass is the
-answer of thermostat and conservation, not the isotope effect, which stands beside it.
+Derivatives of g(r) and of a peak of the vibrational spectrum of a forecast, with respect to the
+temperature of the thermostat and the mass of oxygen. They are computed by forward mode through
+windows from several equilibrium starts, and by central differences with the same random numbers.
+The network has learned one set of masses and does not depend on them. So the derivative for the
+mass is the response of the thermostat and of momentum conservation, not the isotope effect; the
+latter is given for comparison.
 """
 
 import json
@@ -19,37 +20,43 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import experiments
-from trajcast_jax import checkpoint, io, measurement
-from trajcast_jax.ensemble import csvr
-from trajcast_jax.gradients import describe_growth, lyapunov_exponent
-from trajcast_jax.graph import neighbor_list
-from trajcast_jax.images import images_within
-from trajcast_jax.observables import (
+from trajcast_jax import io
+from trajcast_jax.analysis import block_observables
+from trajcast_jax.analysis.observables import (
     cut,
     nyquist_wavenumber,
     select,
     vibrational_density_of_states,
 )
-from trajcast_jax.plots import FORECAST, LIMIT, STORED, save
-from trajcast_jax.rollout import require_sound, rollout, simulator
-from trajcast_jax.soft_observables import TAIL, peak_position, soft_radial_distribution_function
+from trajcast_jax.analysis.plots import FORECAST, LIMIT, STORED, save
+from trajcast_jax.analysis.soft_observables import (
+    TAIL,
+    peak_position,
+    soft_radial_distribution_function,
+)
+from trajcast_jax.dynamics.ensemble import csvr
+from trajcast_jax.dynamics.gradients import describe_growth, lyapunov_exponent
+from trajcast_jax.dynamics.rollout import require_sound, rollout, simulator
+from trajcast_jax.neighbors.graph import neighbor_list
+from trajcast_jax.neighbors.multi_image import images_within
+from trajcast_jax.network import checkpoint
 
 SILICON, OXYGEN = 14, 8
 BAND = (315.0, 390.0)
-"""cm⁻¹: a group of oxygen's modes between two gaps, of which the shipped model is right within 2 %
-in energy. In the reference a quarter of its density is folded from 722 to 797 cm⁻¹."""
+"""cm⁻¹, a group of modes of oxygen between two gaps. The shipped model has their energy within 2 %.
+In the reference, a quarter of the density is folded from 722 to 797 cm⁻¹."""
 RADIUS, BINS, WIDTH = 2.2, 110, 0.03
-"""Å, and the number of bins: of g(r) Si–O."""
+"""Largest distance (Å), number of bins and Gaussian width (Å) of g(r) Si–O."""
 EVERY = 4
-"""Strides between the frames of g(r)."""
+"""Number of strides between the frames for g(r)."""
 SETTLE = 8
-"""Strides before a spectrum begins: 240 fs, three time constants of the thermostat."""
+"""Number of strides before a spectrum begins: 240 fs, three time constants of the thermostat."""
 DIFFERENCES = {"temperature": 10.0, "oxygen mass": 0.5}
-"""K and Da, to either side."""
+"""Steps (K, Da) of the central differences."""
 
 
 class Forecasts:
-    """Windows of a forecast as a function of temperature and mass of oxygen."""
+    """Windows of a forecast as a function of the temperature and the mass of oxygen."""
 
     def __init__(self, strides: int, block: int, temperature: float, time_constant: float):
         self.model = checkpoint.restore(checkpoint.pretrained("quartz"))
@@ -66,14 +73,14 @@ class Forecasts:
         )
 
     def simulator(self, kelvin):
-        """Of the shipped model under CSVR at `kelvin`, which may be traced."""
+        """Thermostat and simulator of the shipped model at `kelvin` (K), which may be traced."""
         thermostat = csvr(kelvin, self.time_constant)
         return thermostat, simulator(
             self.model.forecast, self.neighbors, thermostat, time_step=self.model.time_step
         )
 
     def starts(self, windows: int, apart: int):
-        """States at equilibrium, `apart` strides from each other, each with its own key."""
+        """Yield equilibrium states, `apart` strides apart, each with its own random key."""
         _, sim = self.simulator(self.inputs["temperature"])
         state = sim.init(jax.random.key(0), self.system)
         state = sim.grow(state, state.neighbors.idx.shape[-1] + 8)
@@ -83,13 +90,13 @@ class Forecasts:
             yield state.replace(key=jax.random.fold_in(jax.random.key(1), window))
 
     def observe(self, inputs, state):
-        """g(r) of every block and spectra of oxygen up to the end of each; the last state."""
+        """g(r) of every block, spectra of oxygen up to the end of every block, and last state."""
         thermostat, sim = self.simulator(inputs["temperature"])
         masses = state.system.masses.at[self.oxygen].set(inputs["oxygen mass"])
         system = state.system.replace(masses=masses)
         state = state.replace(system=system, coupling=thermostat.init(state.key, system))
         end, frames = rollout(sim.step, self.strides)(state)
-        # What is traced is not needed: species and cell must be concrete.
+        # Take species and cell from `self.system`, because they must be concrete, not traced.
         frames = self.system.replace(positions=frames.positions, velocities=frames.velocities)
         pair = partial(
             soft_radial_distribution_function, species_a=SILICON, species_b=OXYGEN,
@@ -104,7 +111,7 @@ class Forecasts:
         return found, end
 
     def run(self, state):
-        """Values, slopes and shifted values of the window from a state: see `jackknife`."""
+        """Values, derivatives and shifted values of the window from a state, for `compare`."""
         values, slopes, end = self.slopes(self.inputs, state)
         ends, shifted = [end], {}
         for name, step in DIFFERENCES.items():
@@ -118,9 +125,9 @@ class Forecasts:
 
 
 def with_slopes(function, inputs):
-    """values and the rest of `function(inputs)`, between them the slopes of the values.
+    """Values, derivatives and auxiliary output of `function(inputs)`.
 
-    Slopes in every input are along a leading axis, in the order of the inputs' sorted names.
+    Derivatives have a leading axis over inputs, in the order of their sorted names.
     """
     directions = dict(zip(sorted(inputs), jnp.eye(len(inputs)), strict=True))
 
@@ -131,7 +138,7 @@ def with_slopes(function, inputs):
 
 
 def jackknife(estimate, samples):
-    """`estimate(means)` of samples along leading axes, and its error by leaving one out."""
+    """`estimate(means)` of samples along leading axes, and its jackknife error."""
     n = len(jax.tree.leaves(samples)[0])
 
     def without(k):
@@ -143,7 +150,10 @@ def jackknife(estimate, samples):
 
 
 def compare(statistic, samples) -> dict:
-    """Slopes of a statistic of mean observables: gradient, difference, theirs; with errors."""
+    """Derivatives of a statistic of mean observables, by gradient and by difference, with errors.
+
+    The difference between the two is included, with its own error.
+    """
     result = {"value": jackknife(lambda means: statistic(means[0]), samples)}
     for k, name in enumerate(sorted(DIFFERENCES)):
         step = DIFFERENCES[name]
@@ -165,11 +175,11 @@ def compare(statistic, samples) -> dict:
 
 
 def physics(mass: float, position: float) -> float:
-    """d(peak)/d(mass of oxygen) (cm⁻¹/Da) of real vibrations: −½ ω p/m.
+    """Isotope effect d(peak)/d(mass of oxygen) (cm⁻¹/Da) of real vibrations: −½ ω p/m.
 
     p is the share of oxygen in the kinetic energy of the band, from the reference's spectra.
     """
-    reference = measurement.load(checkpoint.pretrained("quartz") / "reference.npz")
+    reference = block_observables.load(checkpoint.pretrained("quartz") / "reference.npz")
     grid = reference["vdos_stored/wavenumbers"]
     inside = (grid >= BAND[0]) & (grid <= BAND[1])
     oxygen, silicon = (reference[f"vdos_stored/{s}"][inside].sum() for s in ("O", "Si"))
@@ -177,7 +187,7 @@ def physics(mass: float, position: float) -> float:
 
 
 def plot(result: dict) -> Figure:
-    """dg/dT as a curve, and the slopes of both observables against the length of the windows."""
+    """Plot dg/dT over r, and the derivatives of both observables over the window length."""
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     first, *others = figure.subplots(1, 3)
     styles = {"gradient": ("o", FORECAST), "difference": ("s", LIMIT)}
@@ -215,17 +225,17 @@ def main(
     time_constant: float = 75.0,
     out: Path = Path("experiments/results/sensitivity.json"),
 ) -> None:
-    """Writes `out` (JSON) and a plot beside it.
+    """Compute sensitivities; write `out` (JSON) and a plot beside it.
 
     Args:
       windows: number of equilibrium starts.
-      strides: of every window.
-      block: strides after each of which the slopes are looked at.
-      apart: strides between two starts.
-      growth_strides: over which the Lyapunov exponent is taken, a multiple of 4.
-      temperature: K, of the thermostat.
-      time_constant: fs, of the thermostat.
-      out: file to write.
+      strides: number of strides of every window.
+      block: number of strides per block; derivatives are computed for every block.
+      apart: number of strides between two starts.
+      growth_strides: number of strides for the Lyapunov exponent, a multiple of 4.
+      temperature: temperature of the thermostat, K.
+      time_constant: time constant of the thermostat, fs.
+      out: output file.
     """
     forecasts = Forecasts(strides, block, temperature, time_constant)
     dt, mass = forecasts.model.time_step, float(forecasts.inputs["oxygen mass"])

@@ -1,9 +1,8 @@
-"""Steers a dihedral by the initial velocities alone: `python -m experiments.steer`.
+"""Steer a dihedral angle by the initial velocities alone: `python -m experiments.steer`.
 
-The forecast is differentiated through: what must change in the velocities of the start, at its
-own kinetic energy and momenta, for an angle φ to have a given value n strides later? Reference
-MD from the same start with the same velocities says whether the answer is true of the molecule,
-or of the network only.
+Gradients through the forecast change the initial velocities, at constant kinetic energy and
+momenta, so that an angle φ has a given value n strides later. Reference MD from the same start
+and velocities tests whether the result holds for the molecule, or only for the network.
 """
 
 import json
@@ -21,42 +20,45 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import experiments
-from experiments import folders
 from experiments.gradients import near_root
-from trajcast_jax import checkpoint as checkpoints
-from trajcast_jax import io, observables
-from trajcast_jax.ensemble import nve
-from trajcast_jax.forecast import TrainedForecast
-from trajcast_jax.gradients import describe_growth, lyapunov_exponent
-from trajcast_jax.graph import neighbor_list
+from trajcast_jax import io
+from trajcast_jax.analysis import observables
+from trajcast_jax.analysis.bonds import bonded_chain
+from trajcast_jax.analysis.plots import save
+from trajcast_jax.analysis.soft_observables import dihedrals
+from trajcast_jax.config import Experiment
+from trajcast_jax.dynamics.ensemble import nve
+from trajcast_jax.dynamics.gradients import describe_growth, lyapunov_exponent
+from trajcast_jax.dynamics.rollout import require_sound, rollout, simulator
 from trajcast_jax.mechanics import kinetic_energy, on_energy_shell
-from trajcast_jax.plots import save
+from trajcast_jax.neighbors.graph import neighbor_list
+from trajcast_jax.network import checkpoint as checkpoints
+from trajcast_jax.network.forecast import TrainedForecast
 from trajcast_jax.reference import make_engine
-from trajcast_jax.reference.bonds import bonded_chain
-from trajcast_jax.rollout import require_sound, rollout, simulator
-from trajcast_jax.soft_observables import dihedrals
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
+from trajcast_jax.workflow import folders
 
 LONGEST_TURN = 0.1
-"""Radians that one iteration turns the velocities by, at most."""
+"""Largest rotation of the velocities in one iteration, radians."""
 CLOSE = 1e-4
-"""A loss that is small enough: φ within 0.8° of its target."""
+"""Loss at which the optimisation stops: φ is within 0.8° of its target."""
 DIFFERENCE = 1e-3
-"""Radians, of the central difference that a gradient is held against."""
+"""Step of the central difference for the gradient check, radians."""
 COLORS = ["black", "#1f5fbf", "#c8501e", "#2b8a57", "#8757b8"]
 GROWTH_STRIDES = 300
-"""Strides in which the growth of perturbations is measured."""
+"""Number of strides for the Lyapunov exponent."""
 
 
 def objective(course: Callable, start: System):
-    """Jitted (x, target) -> ((loss, (velocities, angles, rest)), gradient); velocities -> x.
+    """Make the objective and its coordinates.
 
-    `course` takes velocities to (angles over time, anything). x (atom, 3) are velocities times √m
-    and of length 1: there the shell of constant energy is a sphere, the length of a step is the
-    angle in radians by which the velocities turn, and the direction of descent is the one that
-    changes most with the least kinetic energy. The loss 1 − cos(φ − target), of the last
-    angle φ, is smooth all around.
+    Returns a jitted function (x, target) -> ((loss, (velocities, angles, rest)), gradient), and a
+    function velocities -> x. `course` maps velocities to (angles over time, rest). x (atom, 3) is
+    the unit vector of velocities times √m. In these coordinates, the shell of constant energy is
+    a sphere, the length of a step is the angle (radians) by which the velocities rotate, and the
+    gradient is the largest change per kinetic energy. The loss is 1 − cos(φ − target) for the
+    last angle φ, which is smooth for all angles.
     """
     roots = jnp.sqrt(jnp.where(start.mask, start.masses, 1.0))[:, None]
     length = jnp.linalg.norm(roots * start.velocities)
@@ -70,10 +72,10 @@ def objective(course: Callable, start: System):
 
 
 def descend(value_and_gradient: Callable, to_sphere: Callable, velocities, target, iterations: int):
-    """Losses from `velocities` on, and what the objective says of the best.
+    """Minimise the loss from `velocities`; return all losses, and the auxiliary output of the best.
 
-    Polyak's step is loss/|gradient|² long, which halves what an angle that is linear in the
-    velocities is off its target; at most LONGEST_TURN.
+    Polyak's step length is loss/|gradient|², at most LONGEST_TURN. It halves the deviation of an
+    angle that is linear in the velocities.
     """
     longest = optax.clip_by_global_norm(LONGEST_TURN)
     optimizer = optax.chain(optax.polyak_sgd(max_learning_rate=math.inf), longest)
@@ -92,12 +94,16 @@ def descend(value_and_gradient: Callable, to_sphere: Callable, velocities, targe
 
 
 def forecast_course(model: TrainedForecast, start: System, n: int, atoms, skin: float):
-    """Velocities -> (φ in radians now and after each of `n` strides, (those frames, the last
-    state)), at constant energy; and the simulator and its state that this is made of."""
+    """Make the forecast of φ at constant energy; also return its simulator and initial state.
+
+    The forecast is a function velocities -> (φ (radians) at the start and after each of `n`
+    strides, (frames, last state)).
+    """
     neighbors = neighbor_list(start.cell, model.cutoff, skin)
     sim = simulator(model.forecast, neighbors, nve(), model.time_step)
     state = sim.init(jax.random.key(0), start)
-    state = sim.grow(state, int(1.3 * state.neighbors.capacity))  # the molecule changes its shape
+    # Spare slots, because the shape of the molecule changes.
+    state = sim.grow(state, int(1.3 * state.neighbors.capacity))
 
     def course(velocities):
         first = start.replace(velocities=velocities)
@@ -112,7 +118,7 @@ def forecast_course(model: TrainedForecast, start: System, n: int, atoms, skin: 
 
 
 def gradient_check(value_and_gradient: Callable, x, target) -> dict[str, float]:
-    """The derivative along a random direction, by reverse mode and by a central difference."""
+    """Derivative along a random direction, by reverse mode and by a central difference."""
     draw = np.random.default_rng(0).normal(size=x.shape)
     direction = jnp.asarray(draw / np.linalg.norm(draw), x.dtype)
     up, down = (value_and_gradient(x + s * DIFFERENCE * direction, target)[0][0] for s in (1, -1))
@@ -123,12 +129,12 @@ def gradient_check(value_and_gradient: Callable, x, target) -> dict[str, float]:
 
 
 def degrees(trajectory: System, atoms) -> list[float]:
-    """φ of every frame, without jumps."""
+    """φ (degrees) of every frame, without jumps."""
     return np.unwrap(np.degrees(dihedrals(trajectory, [atoms])[:, 0]), period=360.0).tolist()
 
 
 def engine_at_constant_energy(settings):
-    """Reference MD, or None and a line that says why."""
+    """Make an engine of reference MD; if it is not installed, print the reason and return None."""
     try:
         engine = make_engine(settings)
     except ImportError as error:
@@ -140,8 +146,11 @@ def engine_at_constant_energy(settings):
 
 
 def described(trajectory: System, atoms, engine, steps: int) -> dict:
-    """Angles and energies along a forecast; with an engine also φ in MD from its first frame, and
-    the forecast's own total energy by the force field."""
+    """Angles (degrees) and energies (eV) along a forecast.
+
+    With an engine, also φ in reference MD from the first frame, and the change of the forecast's
+    total energy by the force field.
+    """
     start, angular = observables.cut(trajectory, 0), trajectory.cell is None
     kelvin = observables.temperature_by_species(trajectory, angular)
     heat = start.masses * jnp.sum(start.velocities**2, axis=-1) * (KINETIC_TO_EV / BOLTZMANN)
@@ -172,7 +181,7 @@ def described(trajectory: System, atoms, engine, steps: int) -> dict:
 
 
 def plot(report: dict) -> Figure:
-    """Angles over time with their targets, and losses over iterations."""
+    """Plot angles over time with their targets, and losses over iterations."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes, side = figure.subplots(1, 2, width_ratios=(2, 1))
     times = np.arange(report["strides"] + 1) * report["time_step_fs"]
@@ -192,33 +201,11 @@ def plot(report: dict) -> Figure:
     return figure
 
 
-def main(
-    experiment: tyro.conf.Positional[str] = "paracetamol",
-    checkpoint: Path | None = None,
-    start: Path | None = None,
-    atoms: tuple[int, int, int, int] | None = None,
-    strides: int = 24,
-    shifts: tuple[float, ...] = (45.0, 90.0, 180.0),
-    iterations: int = 60,
-    out: Path = Path(__file__).parent / "results",
-) -> None:
-    """Steers an angle to targets, holds it against reference MD, writes steer.json and .png.
-
-    Args:
-      experiment: name of a TOML file in experiments/, or the path of one.
-      checkpoint: folder of the model; it and the start are by default those of `rollout`.
-      start: file whose last frame is the start.
-      atoms: of the dihedral; by default the first chain C–C–O–H of bonds.
-      strides: after which the angle shall be on target.
-      shifts: targets, degrees from where the start leads when it is not steered.
-      iterations: of the optimiser for each target, at most.
-      out: folder to write.
-    """
-    loaded = experiments.load(experiment)
-    model = checkpoints.restore(checkpoint or folders.model(loaded))
-    system = io.read(start or folders.start(loaded))
-    model.check(system)
-    atoms = atoms or bonded_chain(system, ("C", "C", "O", "H"))
+def study(
+    loaded: Experiment, model: TrainedForecast, system: System, atoms,
+    strides: int, shifts: tuple[float, ...], iterations: int,
+) -> dict:  # fmt: skip
+    """Steer a start to every target and return the report; arguments are as in `main`."""
     course, sim, state = forecast_course(model, system, strides, atoms, loaded.rollout.skin)
     growth = lyapunov_exponent(sim.step, state, GROWTH_STRIDES, model.time_step, jax.random.key(0))
     print(describe_growth(growth))
@@ -262,6 +249,37 @@ def main(
             f"{run['reference_miss_degrees']:.1f}° in reference MD; "
             f"{len(losses) - 1} iterations, velocities turned by {run['turn_degrees']:.1f}°"
         )
+    return report
+
+
+def main(
+    experiment: tyro.conf.Positional[str] = "paracetamol",
+    checkpoint: Path | None = None,
+    start: Path | None = None,
+    atoms: tuple[int, int, int, int] | None = None,
+    strides: int = 24,
+    shifts: tuple[float, ...] = (45.0, 90.0, 180.0),
+    iterations: int = 60,
+    out: Path = Path(__file__).parent / "results",
+) -> None:
+    """Steer an angle to targets, compare with reference MD, and write steer.json and steer.png.
+
+    Args:
+      experiment: name of a TOML file in experiments/, or the path of one.
+      checkpoint: folder of the model; by default that of `rollout`.
+      start: file whose last frame is the start; by default that of `rollout`.
+      atoms: atoms of the dihedral angle; by default the first bonded chain C–C–O–H.
+      strides: number of strides after which the angle is to reach its target.
+      shifts: targets, in degrees relative to the final angle without steering.
+      iterations: largest number of optimiser iterations for each target.
+      out: output folder.
+    """
+    loaded = experiments.load(experiment)
+    model = checkpoints.restore(checkpoint or folders.model(loaded))
+    system = io.read(start or folders.start(loaded))
+    model.check(system)
+    atoms = atoms or bonded_chain(system, ("C", "C", "O", "H"))
+    report = study(loaded, model, system, atoms, strides, shifts, iterations)
     io.atomic_write(out / "steer.json", (json.dumps(report, indent=1) + "\n").encode())
     save(out / "steer.png", lambda: plot(report))
 

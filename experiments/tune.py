@@ -1,10 +1,10 @@
-"""Tunes a model on its own forecasts: `python -m experiments.tune`.
+"""Tune a model on its own forecasts: `python -m experiments.tune`.
 
-In the canonical ensemble every kind of vibration holds k_B T. What a forecast holds instead is
-seen in its own trajectory and asks for no reference; so does the slope of it by the weights,
-through the last few strides of that trajectory. The weights follow that slope while the
-trajectory goes on, held back by the loss of one-step forecasts. What this does to forecasts of
-other seeds, to g(r), spectra and one-step errors is measured, before and after.
+In the canonical ensemble, every vibration has the energy k_B T. The deviations of a forecast can
+be measured on its own trajectory, without a reference. Their gradient with respect to the weights
+is taken through the last few strides of the trajectory. The weights follow this gradient while
+the trajectory continues; the loss of one-step forecasts is added as a constraint. The effects on
+forecasts with other seeds, g(r), spectra and one-step errors are measured before and after.
 """
 
 import dataclasses
@@ -20,61 +20,59 @@ import optax
 import tyro
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import experiments
-from experiments import folders
-from experiments.generate import ensure_reference
-from trajcast_jax import checkpoint, io, measurement
+from experiments.tune_report import judge, plot, reweighting_strides
+from trajcast_jax import io
+from trajcast_jax.analysis.modes import NormalModes, normal_modes
+from trajcast_jax.analysis.plots import save
 from trajcast_jax.config import Experiment
-from trajcast_jax.dataset import FramePairs, frame_pairs
-from trajcast_jax.ensemble import csvr
-from trajcast_jax.evaluation import Step, compare, one_step_errors, one_step_predictions
-from trajcast_jax.forecast import Forecaster, TrainedForecast
-from trajcast_jax.graph import neighbor_list
+from trajcast_jax.data.pairs import FramePairs, frame_pairs
+from trajcast_jax.dynamics.ensemble import csvr
+from trajcast_jax.dynamics.rollout import SimulatorState, require_sound, rollout, simulator
+from trajcast_jax.learning.losses import batch_loss
 from trajcast_jax.mechanics import maxwell_boltzmann
-from trajcast_jax.modes import NormalModes, mode_temperatures, normal_modes
-from trajcast_jax.observables import cut
-from trajcast_jax.plots import FORECAST, LIMIT, STORED, save
+from trajcast_jax.neighbors.graph import neighbor_list
+from trajcast_jax.network import checkpoint
+from trajcast_jax.network.forecast import Forecaster, TrainedForecast
 from trajcast_jax.reference import run_path
-from trajcast_jax.report import summarize
-from trajcast_jax.rollout import SimulatorState, require_sound, rollout, simulator
 from trajcast_jax.system import System
-from trajcast_jax.training import batch_loss
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
+from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.reference_runs import ensure_reference
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Tunes a quartz model on the temperatures of vibrations in its own forecasts."""
+    """Tune a quartz model on the temperatures of vibrations in its own forecasts."""
 
     updates: int = 300
-    """Of the weights, by momentum; the rate falls to 0 as half a cosine."""
+    """Number of updates (SGD with momentum); the learning rate decays to 0 by a cosine."""
     strides: int = 4
-    """Of the trajectory in each update, which the gradient goes back through."""
+    """Number of strides per update, through which the gradient is taken."""
     learning_rate: float = 6e-5
-    """Low, as temperatures answer over picoseconds, more than a few strides tell."""
+    """Learning rate. It is low because temperatures respond over picoseconds."""
     one_step: float = 1.0
-    """Weight of the one-step loss beside that of the temperatures."""
+    """Weight of the one-step loss; that of the temperatures is 1."""
     pairs: int = 400
-    """Of the training runs, for the one-step loss; each update takes one."""
+    """Number of pairs of the training runs for the one-step loss; each update uses one."""
     memory: float = 1_000.0
-    """fs, of the running averages of temperatures."""
+    """Time constant of the running averages of temperatures, fs."""
     kinds: int = 12
-    """Of vibrations, alike in number, by rising wavenumber."""
+    """Number of kinds of vibrations: groups of equally many modes, sorted by wavenumber."""
     settle: int = 200
-    """Strides that every forecast is given to come to its own equilibrium."""
+    """Number of strides for the equilibration of every forecast."""
     compared: tuple[int, ...] = (1, 4, 16)
     """Numbers of strides whose gradients are compared."""
     windows: int = 10
-    """Windows of the untuned forecast, for that."""
+    """Number of windows of the untuned forecast for this comparison."""
     apart: int = 40
-    """Strides from one of them to the next."""
+    """Number of strides between these windows."""
     held_out: int = 900
-    """Strides of each forecast before and after, `settle` among them."""
+    """Number of strides of each forecast before and after tuning, including `settle`."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """Of those; the trajectory that is tuned on has seed 0."""
+    """Seeds of these forecasts; seed 0 is that of the tuning trajectory."""
     resume: Path | None = None
     """Folder of the quartz model to tune; by default the one that the package ships."""
     checkpoint: Path = Path("runs/tune/quartz")
@@ -83,7 +81,7 @@ class Settings:
 
 
 class Kinds:
-    """Kinds of vibrations: normal modes in groups of equal number, by rising wavenumber."""
+    """Kinds of vibrations: groups of equally many normal modes, sorted by wavenumber."""
 
     def __init__(self, modes: NormalModes, number: int):
         self.modes = modes
@@ -93,23 +91,23 @@ class Kinds:
         self.vectors = [jnp.asarray(modes.vectors[:, group], jnp.float32) for group in groups]
 
     def temperatures(self, frames: System) -> Float[Array, "kind"]:
-        """Mean kinetic temperature (K) of every kind in a trajectory (with a time axis)."""
+        """Mean kinetic temperature (K) of every kind in a trajectory."""
         momenta = frames.velocities * jnp.sqrt(frames.masses)[:, None]
         momenta = momenta.reshape(len(momenta), -1)
         squares = [jnp.mean(jnp.matmul(momenta, v, precision="highest") ** 2) for v in self.vectors]
         return KINETIC_TO_EV / BOLTZMANN * jnp.stack(squares)
 
     def pull(self, kelvin: Float[Array, "kind"], target: float) -> Float[Array, "kind"]:
-        """Slope (1/K) of ½ Σ p (T/T₀ − 1)² by the temperatures T; p the share of modes."""
+        """Gradient (1/K) of ½ Σ p (T/T₀ − 1)² with respect to T (K); p is the share of modes."""
         return self.shares * (kelvin / target - 1) / target
 
     def imbalance(self, kelvin: Float[np.ndarray, "kind"], target: float) -> float:
-        """Root of the mean over modes of (T/T₀ − 1)²."""
+        """Root mean square of T/T₀ − 1 over modes."""
         return float(np.sqrt(np.sum(self.shares * (np.asarray(kelvin) / target - 1) ** 2)))
 
 
 class Forecasts:
-    """Forecasts of one system under CSVR as functions of the weights."""
+    """Forecasts of one system with the CSVR thermostat, as functions of the weights."""
 
     def __init__(self, forecaster: Forecaster, start: System, experiment: Experiment):
         self.forecaster, self.start = forecaster, start
@@ -122,7 +120,7 @@ class Forecasts:
         return simulator(forecast, self.neighbors, self.thermostat, self.forecaster.time_step)
 
     def first(self, seed: int) -> SimulatorState:
-        """The start positions with velocities and noise of a seed."""
+        """Initial state: the start positions, with velocities and random key of a seed."""
         key, drawn = jax.random.split(jax.random.key(seed))
         velocities = maxwell_boltzmann(drawn, self.start, self.kelvin)
         sim = self._simulator(None)
@@ -131,14 +129,14 @@ class Forecasts:
 
     @functools.partial(jax.jit, static_argnums=(0, 3))
     def run(self, params, state: SimulatorState, strides: int) -> tuple[SimulatorState, System]:
-        """The state and the frames after every one of `strides`."""
+        """Run `strides` strides; return the last state and all frames."""
         return rollout(self._simulator(params).step, strides)(state)
 
     @functools.partial(jax.jit, static_argnums=(0, 4, 5))
     def gradient(self, params, state: SimulatorState, pull, strides: int, kinds: Kinds):
-        """Of Σ pull·T by the weights, T the kinds' temperatures in the next strides.
+        """Gradient of Σ pull·T with respect to the weights, T the temperatures of the next strides.
 
-        Also these temperatures and the state at the end. The start is a constant.
+        Also returns T (K) and the last state. The initial state is treated as constant.
         """
 
         def pulled(params):
@@ -151,7 +149,7 @@ class Forecasts:
 
 
 def common_share(gradients: Float[np.ndarray, "window weight"]) -> tuple[float, float]:
-    """|mean gradient|² over the mean of |gradient|², without bias; its error by the jackknife."""
+    """Unbiased |mean gradient|² / mean |gradient|², and its jackknife error."""
     products = gradients @ gradients.T
 
     def share(p):
@@ -164,12 +162,12 @@ def common_share(gradients: Float[np.ndarray, "window weight"]) -> tuple[float, 
 
 
 def compare_lengths(forecasts: Forecasts, kinds: Kinds, params, states, pull, s: Settings) -> dict:
-    """How much of a gradient through k strides is signal, for every k, and what it costs."""
+    """Signal (`common_share`) and CPU time of gradients through k strides, for every k."""
     result, means = {}, {}
     for k in tqdm(s.compared, desc="gradients through k strides"):
         found = []
         for number, state in enumerate(states):
-            if number == 1:  # the first is compiled
+            if number == 1:  # the first call includes compilation
                 begin = time.process_time()
             gradient, _, end = forecasts.gradient(params, state, pull, k, kinds)
             require_sound(end)
@@ -187,7 +185,7 @@ def compare_lengths(forecasts: Forecasts, kinds: Kinds, params, states, pull, s:
 
 
 def explore(forecasts: Forecasts, kinds: Kinds, params, settings: Settings):
-    """States `apart` strides apart of the untuned forecast at its equilibrium, and mean T."""
+    """Equilibrated states of the untuned forecast, `apart` strides apart, and mean T (K)."""
     state, _ = forecasts.run(params, forecasts.first(0), settings.settle)
     states, kelvins = [], []
     for _ in tqdm(range(settings.windows), desc="untuned"):
@@ -208,10 +206,10 @@ def tune(
     experiment: Experiment,
     settings: Settings,
 ):
-    """Tuned weights, and after every update the imbalance of the running averages and the loss."""
+    """Tune the weights; also return imbalance (of running averages) and loss for every update."""
     one_step = dataclasses.replace(experiment.training, energy_balance=0.0)
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.updates)
-    # No Adam: its steps, equal for all weights, undo within a few what was learned.
+    # Not Adam: a few of its steps, equally large for all weights, would undo the training.
     rule = optax.sgd(schedule, momentum=0.9)
     span = settings.strides * forecasts.forecaster.time_step
     keep = float(np.exp(-span / settings.memory))
@@ -243,86 +241,8 @@ def tune(
     return params, np.array(course)
 
 
-def mode_imbalance(kelvin: Float[np.ndarray, "seed mode"], target: float) -> float:
-    """Root of the mean over single modes of (T/T₀ − 1)², T the mean of seeds, less their noise."""
-    noise = kelvin.var(axis=0, ddof=1) / len(kelvin)
-    return float(np.sqrt(max(np.mean((kelvin.mean(axis=0) - target) ** 2 - noise), 0)) / target)
-
-
-def judge(
-    forecasts: Forecasts, kinds: Kinds, params, pairs: FramePairs,
-    experiment: Experiment, settings: Settings,
-) -> tuple[dict, Step]:  # fmt: skip
-    """Forecasts of held-out seeds against the reference, and one-step errors of test pairs."""
-    reference = measurement.load(checkpoint.pretrained("quartz") / "reference.npz")
-    kelvins, single, reports = [], [], []
-    for seed in tqdm(settings.seeds, desc="held-out seeds"):
-        end, frames = forecasts.run(params, forecasts.first(seed), settings.held_out)
-        require_sound(end)
-        used = cut(frames, slice(settings.settle, None))
-        kelvins.append(np.asarray(kinds.temperatures(used)))
-        single.append(mode_temperatures(used, kinds.modes))
-        reports.append(compare(used, reference, experiment, forecasts.forecaster.time_step)[0])
-    model = TrainedForecast(params, forecasts.forecaster)
-    predicted = one_step_predictions(model, pairs)
-    errors = one_step_errors(
-        predicted, Step(pairs.displacements, pairs.velocities),
-        pairs.system.velocities, pairs.system.species, model.time_step,
-    )  # fmt: skip
-    figures = summarize(reports)["figures"]
-    return {
-        "kelvin": np.array(kelvins).tolist(),
-        "imbalance": [kinds.imbalance(k, forecasts.kelvin) for k in kelvins],
-        "mode_imbalance": mode_imbalance(np.array(single), forecasts.kelvin),
-        "figures": {name: [f["mean"], f["mean_error"]] for name, f in figures.items()},
-        "one_step": errors["all"],
-    }, predicted
-
-
-def reweighting_strides(
-    before: Step, after: Step, pairs: FramePairs, kelvin: float, kept: float
-) -> float:
-    """Strides in which reweighting from one model to another leaves 1/e of the sample.
-
-    If every forecast velocity had the noise of a Langevin thermostat that keeps `kept` of it,
-    normal of variance σ² = (k_B T/m)(1 − kept²), the weights of n strides would leave a share
-    exp(−n d²), d² = Σ (Δv'/σ)². Positions without noise, which cannot be reweighted, are ignored.
-    """
-    variances = BOLTZMANN / KINETIC_TO_EV * kelvin / pairs.system.masses * (1 - kept**2)
-    changes = np.asarray(after.velocities) - np.asarray(before.velocities)
-    return float(1 / np.mean(np.sum(changes**2 / variances[..., None], axis=(1, 2))))
-
-
-def plot(result: dict) -> Figure:
-    """Temperatures of kinds of vibrations before and after, and how they came to be."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    axes, course = figure.subplots(1, 2, width_ratios=(3, 2))
-    places = np.mean(result["kinds_cm-1"], axis=1)
-    axes.axhline(result["temperature_K"], color=STORED, lw=0.8)
-    axes.plot(places, result["reference_K"], ".", color=STORED, label="reference")
-    for name, color in (("before", LIMIT), ("after", FORECAST)):
-        kelvin = np.array(result[name]["kelvin"])
-        error = kelvin.std(axis=0, ddof=1) / len(kelvin) ** 0.5
-        axes.errorbar(places, kelvin.mean(axis=0), error, fmt="o-", color=color, label=name,
-                      capsize=2, ms=4)  # fmt: skip
-    axes.set(xlabel="wavenumber (cm⁻¹)", ylabel="temperature (K)", title="Held-out forecasts")
-    axes.legend()
-    imbalance, loss = np.array(result["course"]).T
-    width = max(1, len(loss) // 10)
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(loss, width), axis=-1)
-    course.plot(100 * imbalance, color=FORECAST)
-    course.set(xlabel="update", title="Tuning", ylim=(0, None))
-    course.set_ylabel("imbalance (%)", color=FORECAST)
-    right = course.twinx()
-    right.spines["right"].set_visible(True)
-    right.plot(np.arange(len(smooth)) + width / 2, smooth, color=LIMIT)
-    right.set(ylim=(0, None))
-    right.set_ylabel(f"one-step loss, median of {width}", color=LIMIT)
-    return figure
-
-
 def data(experiment: Experiment, model: TrainedForecast, settings: Settings):
-    """Normal modes and the temperatures of their kinds in the reference; tuning and test pairs."""
+    """Kinds of normal modes, their temperatures in the reference, and pairs for tuning and test."""
     ensure_reference(experiment)
     folder, split = folders.reference(experiment), experiment.data
     runs = [io.read_trajectory(run_path(folder, k)) for k in split.train_runs]
@@ -337,7 +257,7 @@ def data(experiment: Experiment, model: TrainedForecast, settings: Settings):
 
 
 def main(settings: Settings) -> None:
-    """Writes the tuned checkpoint, the results (JSON) and a plot beside them."""
+    """Write the tuned checkpoint, the results (JSON) and a plot beside them."""
     if 0 in settings.seeds:
         raise ValueError("Seed 0 is tuned on, so that it is not held out; give other seeds.")
     begin = time.process_time()

@@ -36,7 +36,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation
 
-from trajcast_jax import measurement, observables
+from trajcast_jax.analysis import block_observables, observables
 from trajcast_jax.mechanics import degrees_of_freedom
 
 # Only matters on a GPU or TPU, whose matrix products are not full float32 by themselves.
@@ -105,7 +105,7 @@ print("positions (time, atom, 3):", trajectory.positions.shape)
 # thermostat that held it tighter would be wrong.
 
 # %%
-kelvin = measurement.temperatures(trajectory)
+kelvin = block_observables.temperatures(trajectory)
 dof = int(degrees_of_freedom(start))
 sigma = observables.canonical_temperature_deviation(temperature, dof)
 
@@ -125,7 +125,7 @@ print(f"mean {kelvin.mean():.1f} K, deviation {kelvin.std():.1f} K (canonical: {
 # thermal motion.
 
 # %%
-reference = measurement.load(tj.pretrained("quartz") / "reference.npz")
+reference = block_observables.load(tj.pretrained("quartz") / "reference.npz")
 later = observables.cut(trajectory, slice(len(times) // 10, None))  # the start is the reference's
 numbers = {"Si": 14, "O": 8}
 

@@ -38,11 +38,11 @@ from ase.calculators.emt import EMT
 from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
-from trajcast_jax import measurement, observables
+from trajcast_jax.analysis import block_observables, observables
+from trajcast_jax.analysis.evaluation import evaluate_one_step, one_step_predictions
 from trajcast_jax.config import changed
-from trajcast_jax.dataset import frame_pairs, statistics
-from trajcast_jax.evaluation import evaluate_one_step, one_step_predictions
-from trajcast_jax.training import fit, init_state
+from trajcast_jax.data import frame_pairs, statistics
+from trajcast_jax.learning.training import fit, init_state
 
 # Only matters on a GPU or TPU, whose matrix products are not full float32 by themselves.
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -92,7 +92,7 @@ print(f"{len(frames)} frames of {len(atoms)} atoms in copper.extxyz")
 # ## The experiment
 #
 # One TOML file says all that a model is made of; what it does not name has a default
-# (`trajcast_jax/config.py`, every setting with its unit). Rules of thumb:
+# (`trajcast_jax/config/settings.py`, every setting with its unit). Rules of thumb:
 #
 # - **stride** `data.time_step`: from a tenth of the period of the stiffest vibration to about one;
 #   the longer, the more blocks and training it takes; a multiple of the interval between frames;
@@ -234,7 +234,7 @@ plt.show()
 
 # %%
 reference = runs[experiment.data.test_runs[0]][0]
-kelvin = float(measurement.temperatures(reference).mean())
+kelvin = float(block_observables.temperatures(reference).mean())
 start = observables.cut(reference, 0)
 tj.write_extxyz("copper_start.extxyz", start)
 
@@ -249,7 +249,7 @@ forecast = start.replace(
 )
 print(
     f"{len(forecast.positions) * model.time_step * 1e-3:.1f} ps at "
-    f"{measurement.temperatures(forecast).mean():.0f} K; MD: {kelvin:.0f} K"
+    f"{block_observables.temperatures(forecast).mean():.0f} K; MD: {kelvin:.0f} K"
 )
 
 # %%

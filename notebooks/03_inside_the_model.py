@@ -31,10 +31,11 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from trajcast_jax import measurement, observables
-from trajcast_jax.graph import graph
+from trajcast_jax import averages
+from trajcast_jax.analysis import block_observables, observables
 from trajcast_jax.mechanics import center_of_mass, degrees_of_freedom, momentum
-from trajcast_jax.model import block_irreps, feature_irreps
+from trajcast_jax.neighbors.graph import graph
+from trajcast_jax.network.model import block_irreps, feature_irreps
 from trajcast_jax.system import minimum_image
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
@@ -249,7 +250,7 @@ side.fill_betweenx(
     color="0.88", label="canonical",
 )  # fmt: skip
 for name, trajectory in runs.items():
-    series = measurement.temperatures(trajectory)
+    series = block_observables.temperatures(trajectory)
     axes.plot(times, series, lw=0.8, label=name)
     side.hist(series, bins=25, density=True, orientation="horizontal", histtype="step")
     print(f"{name:15} mean {series.mean():.0f} K, standard deviation {series.std():.0f} K")
@@ -287,17 +288,17 @@ reduced = 1 / (1 / start.masses[si] + 1 / start.masses[o])  # Da
 
 by_species = observables.temperature_by_species(held)
 series = {
-    "all": jnp.asarray(measurement.temperatures(held)),
+    "all": jnp.asarray(block_observables.temperatures(held)),
     "Si": by_species[14],
     "O": by_species[8],
     "Si–O bonds": (reduced * stretch**2).mean(axis=1) * KINETIC_TO_EV / BOLTZMANN,
 }
-reference = measurement.load(tj.pretrained("quartz") / "reference.npz")
+reference = block_observables.load(tj.pretrained("quartz") / "reference.npz")
 
 figure, axes = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
 axes.axhline(temperature, color="0.6", lw=0.8)
 for place, (name, values) in enumerate(series.items()):
-    mean, error = observables.block_average(values, 5)
+    mean, error = averages.block_average(values, 5)
     label = "forecast" if place == 0 else None
     axes.errorbar(place, mean, error, fmt="o", ms=5, capsize=3, color="C0", label=label)
     print(f"{name:12} {mean:.0f} ± {error:.0f} K")
@@ -313,7 +314,7 @@ plt.show()
 
 # %% [markdown]
 # The elements are 9 K apart, and the bonds are at 275 ± 7 K, where the reference MD has 296 ± 3 K
-# by the same measure. `trajcast_jax/modes.py` cuts finest, mode by mode: `normal_modes` of a
+# by the same measure. `trajcast_jax.analysis.modes` cuts finest, mode by mode: `normal_modes` of a
 # reference trajectory, `mode_temperatures` of any other (`python -m experiments.evaluate quartz
 # --rollout DIR --modes`, in a clone of the repository with reference runs). What holds every
 # vibration is a friction too weak to broaden the spectrum, beside the thermostat:

@@ -33,10 +33,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from trajcast_jax.forecast import TrainedForecast
-from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
-from trajcast_jax.images import images_within
-from trajcast_jax.soft_observables import TAIL, soft_radial_distribution_function
+from trajcast_jax.analysis.soft_observables import TAIL, soft_radial_distribution_function
+from trajcast_jax.dynamics.gradients import describe_growth, gradient_horizon, lyapunov_exponent
+from trajcast_jax.neighbors.multi_image import images_within
+from trajcast_jax.network.forecast import TrainedForecast
 
 # Only matters on a GPU or TPU, whose matrix products are not full float32 by themselves.
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -225,7 +225,7 @@ print(f"the rollout above has {1e-3 * strides * model.time_step:.2g} ps of {hori
 #
 # Weights are inputs too: `python -m experiments.tune` follows the gradient through a few strides
 # of a trajectory that goes on, to bring every kind of vibration of quartz nearer to its $k_BT$
-# ([what came of it](../experiments/README.md#tuning-on-rollouts)).
+# ([what came of it](../experiments/results/gradients.md#tuning-a-model-on-its-own-forecasts)).
 #
 # ## What changes on a GPU or TPU
 #

@@ -13,8 +13,15 @@ import pytest
 from ase.spacegroup import crystal
 
 from trajcast_jax.config import ModelSettings, Statistics
-from trajcast_jax.forecast import Forecaster
+from trajcast_jax.network.forecast import Forecaster
 from trajcast_jax.system import make_system
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-minutes", type=float, default=0.0,
+        help="minutes for every test of tests/test_fuzz.py, with new seeds, instead of seconds",
+    )  # fmt: skip
 
 
 def pytest_configure(config):
@@ -56,7 +63,9 @@ def small_settings(**changes) -> ModelSettings:
     values = {
         "cutoff": 3.5, "lmax": 1, "parity": "natural", "channels": 4,
         "blocks": 2, "n_radial": 4, "n_speed": 4,
-        "max_speed": 0.02, "edge_mlp": (), "velocity_mlp": (8,),
+        "max_speed": 0.02, "edge_mlp": (), "velocity_mlp": (8,), "velocity_vector": False,
+        "relative_speeds": False, "substeps": 0, "velocity_activation": "silu",
+        "even_activation": "silu", "gate_activation": "silu",
     }  # fmt: skip
     return ModelSettings(**(values | changes))
 
@@ -104,6 +113,11 @@ def as_system(atoms, seed=0, speed=0.003):
     velocities = np.random.default_rng(seed).normal(size=(len(atoms), 3)) * speed
     cell = atoms.cell.array if atoms.pbc.all() else None
     return make_system(atoms.positions, velocities, atoms.numbers, cell=cell)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from conftest import as_system, forecaster, quartz_atoms
 from test_graph import ase_edges
 from test_training import SETTINGS
 
-from trajcast_jax.balance import imbalance, motion_sums
-from trajcast_jax.dataset import frame_pairs
-from trajcast_jax.graph import graph, neighbor_list
+from trajcast_jax.data.pairs import frame_pairs
+from trajcast_jax.learning.losses import batch_loss, pair_errors, pair_loss
+from trajcast_jax.learning.motions import imbalance, motion_sums
+from trajcast_jax.neighbors.graph import graph, neighbor_list
 from trajcast_jax.system import make_system, pad
-from trajcast_jax.training import batch_loss, pair_errors, pair_loss
 
 CUTOFF = 3.4
 

@@ -1,6 +1,7 @@
 """The benchmark runs on any frames, counts what it says it counts, and never asserts a time."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import quartz_atoms
 
-from experiments import benchmark, roofline
+from trajcast_jax.workflow import benchmark, roofline, timing
 
 PRESET = """
 [model]
@@ -106,3 +107,18 @@ def test_unknown_systems_are_refused():
     with pytest.raises(FileNotFoundError, match="No model named gold is shipped"):
         benchmark.frames_of("gold:2", "float32")
     assert not Path("gold").exists()
+
+
+def test_flags_of_the_environment_survive_a_restart_with_threads(monkeypatch):
+    """XLA reads flags up to the first word that is none: ours must not hide the environment's."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_one=1 --xla_two=")
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
+    started = []
+    monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
+    timing.with_threads(1, "experiments.benchmark")
+    assert started[0][1:3] == ["-m", "experiments.benchmark"]
+    flags = os.environ["XLA_FLAGS"].split()
+    assert all(flag.startswith("--") for flag in flags)
+    assert flags[-2:] == ["--xla_one=1", "--xla_two="]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import as_system, forecaster, quartz_atoms
 
-from trajcast_jax import checkpoint
-from trajcast_jax.compress import compress
-from trajcast_jax.forecast import TrainedForecast
-from trajcast_jax.graph import neighbor_list
+from trajcast_jax.neighbors.graph import neighbor_list
+from trajcast_jax.network import checkpoint
+from trajcast_jax.network.compress import compress
+from trajcast_jax.network.forecast import TrainedForecast
 
 
 def model(**changes) -> TrainedForecast:

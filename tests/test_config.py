@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import typing
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,53 @@ def test_values_that_cannot_be_are_named(text, name, tmp_path):
         load(file)
 
 
+def numbers(kind, where=""):
+    """Dotted names and annotations of all numbers among the settings."""
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        inner = [a for a in typing.get_args(hint) if a is not type(None)]
+        if dataclasses.is_dataclass(hint):
+            yield from numbers(hint, f"{where}{name}.")
+        elif hint in (int, float) or typing.Annotated in map(typing.get_origin, (hint, *inner[:1])):
+            yield f"{where}{name}", hint
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "-1.0", "-1", "9" * 400, "true"])
+def test_no_number_is_infinite_or_out_of_range(value):
+    names = [name for name, _ in numbers(Experiment)]
+    assert len(names) > 60
+    assert {"rollout.max_temperature", "rollout.friction_time", "training.seed"} <= set(names)
+    for name in names:
+        if (value, name) in (("-1.0", "reference.pressure"), ("-1", "reference.pressure")):
+            continue  # water under tension
+        with pytest.raises(ValueError, match=rf"Setting '{name}"):
+            changed(Experiment("x"), (f"{name}={value}",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xfe", "no TOML"),
+        (b"[model]\ncutoff = 1\0", "no TOML"),
+        (b"model = 3", "'model' must be a table"),
+        (b"[[model]]\ncutoff = 1.0", "'model' must be a table"),
+        (b"base = 3", "'base' of"),
+        (b"base = 'x'", "its own base"),
+        (b"base = 'none'", "none.toml"),
+        (b"base = '../../secret'", "secret"),
+        (b"[reference.expected]\ndensity = 'high'", "reference.expected.density"),
+        (b"[reference]\nrepeat = [1, 2]", "reference.repeat"),
+        (b"a = " + b"[" * 5000, "RecursionError|no TOML"),
+        (b"[training]\nupdates = " + b"9" * 5000, "4300 digits|training.updates"),
+    ],
+)
+def test_broken_files_are_named(text, message, tmp_path):
+    file = tmp_path / "x.toml"
+    file.write_bytes(text)
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        load(file)
+    assert "x.toml" in str(caught.value) or isinstance(caught.value, FileNotFoundError)
+
+
 def test_changes_on_the_command_line():
     experiment = changed(
         experiments.load("quartz"),
@@ -64,8 +112,16 @@ def test_changes_on_the_command_line():
         changed(experiment, ("updates 7",))
 
 
-def test_defaults_of_the_model_are_the_papers():
-    paper = ModelSettings()
+def test_defaults_are_what_the_shipped_models_share_and_the_paper_is_a_file():
+    for name in ("quartz", "water", "paracetamol", "paracetamol_xtb"):
+        experiment, defaults = experiments.load(name), Experiment("mine")
+        shared = ("parity", "edge_mlp", "velocity_mlp", "velocity_vector", "gate_activation")
+        for field in (*shared, "relative_speeds", "even_activation", "velocity_activation"):
+            assert getattr(experiment.model, field) == getattr(defaults.model, field)
+        for field in ("optimizer", "b2", "learning_rate", "ema_decay", "updates"):
+            assert getattr(experiment.training, field) == getattr(defaults.training, field)
+    assert ModelSettings().lmax == 2
+    paper = experiments.load("quartz_paper").model
     assert (paper.lmax, paper.channels, paper.blocks, paper.parity) == (2, 64, 4, "both")
     assert (paper.n_radial, paper.n_speed, paper.envelope_power) == (8, 8, 6)
     assert paper.edge_mlp == paper.velocity_mlp == (64, 64, 64)

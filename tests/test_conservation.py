@@ -7,8 +7,8 @@ import pytest
 from jax.test_util import check_grads
 from test_mechanics import SHAPES, molecule
 
-from trajcast_jax.conservation import conserve_angular, conserve_linear
 from trajcast_jax.mechanics import angular_momentum, center_of_mass, momentum, total_mass
+from trajcast_jax.network.conservation import conserve_angular, conserve_linear
 
 DT = 5.0
 

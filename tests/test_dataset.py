@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import as_system, quartz_atoms
 
-from trajcast_jax.dataset import SKIN, frame_pairs, start_frames, statistics, stride
-from trajcast_jax.graph import graph, neighbor_list
+from trajcast_jax.data import frame_pairs, statistics
+from trajcast_jax.data.pairs import SKIN, start_frames, stride
+from trajcast_jax.neighbors.graph import graph, neighbor_list
 from trajcast_jax.system import make_system
 
 
@@ -146,3 +147,10 @@ def test_periodic_and_isolated_do_not_mix():
     )
     with pytest.raises(ValueError, match="some have no cell"):
         frame_pairs([(run, times), (free, times)], 30.0, 3.5, 4)
+
+
+def test_a_species_at_rest_is_named_before_training():
+    run, times = trajectory(n_frames=60)
+    frozen = run.replace(velocities=run.velocities * (np.asarray(run.species) == 8)[:, None])
+    with pytest.raises(ValueError, match="No atom of Si moves in the training pairs"):
+        statistics(frame_pairs([(frozen, times)], 30.0, 3.5, 50))

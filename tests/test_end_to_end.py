@@ -11,11 +11,13 @@ import pytest
 from test_reference import needs_lammps
 
 import experiments
-from experiments import evaluate, generate, learning, rollout, train, visit
-from trajcast_jax import checkpoint, io, reference
+from experiments import learning
+from trajcast_jax import io, reference
 from trajcast_jax.mechanics import degrees_of_freedom, temperature
+from trajcast_jax.network import checkpoint
 from trajcast_jax.reference import LammpsEngine
 from trajcast_jax.system import heights
+from trajcast_jax.workflow import evaluate, generate, rollout, train, visit
 
 TOML = Path(__file__).parent / "argon.toml"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from trajcast_jax.ensemble import chain, csvr, langevin, linear_ramp, nve, zero_momentum
+from trajcast_jax.dynamics.ensemble import chain, csvr, langevin, linear_ramp, nve, zero_momentum
 from trajcast_jax.mechanics import (
     angular_momentum,
     degrees_of_freedom,

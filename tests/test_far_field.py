@@ -10,16 +10,16 @@ from conftest import as_system, forecaster, quartz_atoms
 from scipy.special import erf
 from scipy.stats import special_ortho_group
 
-from trajcast_jax.dataset import frame_pairs, statistics
-from trajcast_jax.far_field import (
+from trajcast_jax.data import frame_pairs, statistics
+from trajcast_jax.neighbors.far_field import (
     decorrelation,
     far_features,
     far_field,
     mesh_size,
     neutral_charges,
 )
-from trajcast_jax.forecast import Forecaster
-from trajcast_jax.graph import graph, neighbor_list
+from trajcast_jax.neighbors.graph import graph, neighbor_list
+from trajcast_jax.network.forecast import Forecaster
 from trajcast_jax.system import make_system, pad
 
 WIDTH = 1.1

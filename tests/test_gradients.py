@@ -10,10 +10,10 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 from test_rollout import ALONE, TIME_STEP, assert_identical, harmonic, soft_simulator
 
-from trajcast_jax.ensemble import Coupling, csvr, langevin, nve
-from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
-from trajcast_jax.graph import neighbor_list
-from trajcast_jax.rollout import FINE, RolloutError, repeat, rollout, simulator
+from trajcast_jax.dynamics.ensemble import Coupling, csvr, langevin, nve
+from trajcast_jax.dynamics.gradients import describe_growth, gradient_horizon, lyapunov_exponent
+from trajcast_jax.dynamics.rollout import FINE, RolloutError, repeat, rollout, simulator
+from trajcast_jax.neighbors.graph import neighbor_list
 from trajcast_jax.system import make_system
 
 STRIDES = (1, 10, 100)

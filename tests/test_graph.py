@@ -8,7 +8,7 @@ import pytest
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 from conftest import as_system, quartz_atoms
 
-from trajcast_jax.graph import graph, neighbor_list
+from trajcast_jax.neighbors.graph import graph, neighbor_list
 from trajcast_jax.system import heights, inverse, make_system, pad
 
 

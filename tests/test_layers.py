@@ -10,7 +10,7 @@ import pytest
 import scipy.integrate
 from e3nn_jax.utils import assert_equivariant
 
-from trajcast_jax.layers import (
+from trajcast_jax.network.layers import (
     MLP,
     BesselBasis,
     Convolution,
@@ -27,7 +27,7 @@ from trajcast_jax.layers import (
     speed_basis,
     tensor_product,
 )
-from trajcast_jax.layers.activation import CONSTANTS, FUNCTIONS
+from trajcast_jax.network.layers.activation import CONSTANTS, FUNCTIONS
 
 BOTH = e3nn.Irreps("3x0e+3x0o+3x1o+3x1e+3x2e+3x2o")
 NATURAL = e3nn.Irreps("3x0e+3x1o+3x2e")

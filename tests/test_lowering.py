@@ -6,9 +6,9 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 from jax import export
 
-from trajcast_jax.ensemble import csvr
-from trajcast_jax.graph import neighbor_list
-from trajcast_jax.rollout import rollout, simulator
+from trajcast_jax.dynamics.ensemble import csvr
+from trajcast_jax.dynamics.rollout import rollout, simulator
+from trajcast_jax.neighbors.graph import neighbor_list
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from ase.cell import Cell
 
-from trajcast_jax.balance import motion_sums
-from trajcast_jax.conservation import conserve_angular, conserve_linear
-from trajcast_jax.graph import graph, neighbor_list
+from trajcast_jax.learning.motions import motion_sums
 from trajcast_jax.mechanics import (
     angular_momentum,
     angular_velocity,
@@ -21,6 +19,8 @@ from trajcast_jax.mechanics import (
     rigid_velocities,
     temperature,
 )
+from trajcast_jax.neighbors.graph import graph, neighbor_list
+from trajcast_jax.network.conservation import conserve_angular, conserve_linear
 from trajcast_jax.system import make_system, minimum_image, pad, transform, wrap
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 

@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms
 from ase.data import atomic_masses
 
-from trajcast_jax.modes import (
+from trajcast_jax.analysis.modes import (
     internal_modes,
     lattice_translations,
     mode_temperatures,

@@ -13,9 +13,10 @@ from test_reference import needs_lammps
 
 import experiments
 from trajcast_jax import config, io, mechanics, reference
+from trajcast_jax.analysis import bonds
+from trajcast_jax.analysis.observables import cut
 from trajcast_jax.config import ReferenceSettings
-from trajcast_jax.observables import cut
-from trajcast_jax.reference import bonds, checks, protocol, structure
+from trajcast_jax.reference import checks, protocol, structure
 from trajcast_jax.system import make_system
 from trajcast_jax.units import BOLTZMANN
 
@@ -275,7 +276,7 @@ def test_checks_notice_molecules_that_break_move_or_turn(tmp_path):
 
 
 def test_what_is_expected_does_not_decide_the_frames():
-    changed = dataclasses.replace(METHANOL, expected={"mean bond O–H": [1.0, 0.1]})
+    changed = dataclasses.replace(METHANOL, expected={"mean bond O–H": (1.0, 0.1)})
     a, b = (reference.state.fingerprint(s, 0) for s in (METHANOL, changed))
     assert a == b
     assert config.from_dict(ReferenceSettings, dataclasses.asdict(changed)) == changed

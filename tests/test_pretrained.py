@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import trajcast_jax as tj
-from experiments.benchmark import supercell
-from trajcast_jax.checkpoint import pretrained
+from trajcast_jax.network.checkpoint import pretrained
+from trajcast_jax.workflow.benchmark import supercell
 
 
 def test_the_systems_of_the_paper_are_shipped():

@@ -25,7 +25,7 @@ def test_python_runs(tmp_path, monkeypatch):
 
 
 def test_commands_are_those_of_ci():
-    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    script = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
     commands = [line for block in blocks("bash") for line in block.splitlines() if "&&" in line]
     assert len(commands) == 2
     for command in commands:

@@ -1,20 +1,15 @@
-"""Reference dynamics: solid argon through LAMMPS, ASE calculators, imported trajectories."""
+"""Reference dynamics: solid argon through LAMMPS."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.calculators.lj import LennardJones
 
-import experiments
-from experiments import generate
-from trajcast_jax import io, observables, reference
+from trajcast_jax import io, reference
+from trajcast_jax.analysis import observables
 from trajcast_jax.config import ReferenceSettings
-from trajcast_jax.reference import checks, lammps_engine, protocol
-from trajcast_jax.system import make_system
-from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
+from trajcast_jax.reference import lammps_engine, protocol
+from trajcast_jax.units import KINETIC_TO_EV
 
 ARGON = ReferenceSettings(
     structure={
@@ -62,9 +57,6 @@ def argon(tmp_path_factory):
 def total_energy(path):
     energies = io.read_observables(path)
     return energies["potential_energy"] + energies["kinetic_energy"]
-
-
-# LAMMPS
 
 
 @needs_lammps
@@ -261,196 +253,3 @@ def test_stages_are_those_of_the_protocol():
     ]
     without = dataclasses.replace(ARGON, npt_time=0.0, gap_time=0.0, runs=1)
     assert [s.kind for s in reference.stages(without)] == ["nvt", "run"]
-
-
-# What the checks notice
-
-
-def harmonic(lag=0.0, factor=1.0, n_frames=400, time_step=5.0):
-    """Thermal harmonic oscillators about the sites of a crystal; velocities `lag` fs old."""
-    random = np.random.default_rng(1)
-    sites = reference.build_structure(ARGON).positions
-    frequency = 2 * np.pi / random.uniform(60, 400, size=(32, 3))  # rad/fs
-    amplitude = np.sqrt(BOLTZMANN * 20 / (39.95 * KINETIC_TO_EV)) / frequency
-    phase = random.uniform(0, 2 * np.pi, size=(32, 3))
-    amplitude = amplitude * np.sqrt(2)
-    angle = np.arange(n_frames)[:, None, None] * time_step * frequency + phase
-    velocities = -amplitude * frequency * np.sin(angle - frequency * lag)
-    velocities = velocities - velocities.mean(axis=1, keepdims=True)
-    moved = amplitude * np.cos(angle)
-    positions = sites + moved - moved.mean(axis=1, keepdims=True)
-    system = make_system(
-        positions, factor * velocities, [18] * 32, cell=reference.build_structure(ARGON).cell.array
-    )
-    return system, np.arange(n_frames) * time_step
-
-
-@pytest.mark.parametrize("lag", [0.0, 0.5, -1.0])
-def test_lag_of_velocities_is_measured(lag):
-    run, _ = harmonic(lag=lag)
-    found, scale = checks.velocity_lag_and_scale(run, 5.0)
-    assert found == pytest.approx(lag, abs=0.02)
-    assert scale == pytest.approx(1.0, abs=0.02)
-
-
-def write_run(path, run, **observables):
-    with io.H5MDWriter(path, run, 5.0) as writer:
-        writer.append(run, observables)
-    return path
-
-
-def failed(path, settings=ARGON):
-    return {c.name for c in reference.check_run(path, settings) if c.passed is False}
-
-
-def test_checks_fail_where_they_must(tmp_path):
-    run, times = harmonic()
-    assert failed(write_run(tmp_path / "good.h5", run)) == set()
-    lagging, _ = harmonic(lag=0.5)
-    assert failed(write_run(tmp_path / "lag.h5", lagging)) == {"velocity lag"}
-    ps, _ = harmonic(factor=10.0)
-    found = failed(write_run(tmp_path / "unit.h5", ps))
-    assert found == {"velocity scale", "mean temperature", "velocity lag"} & found
-    assert {"velocity scale", "mean temperature"} <= found
-
-    # Velocities that belong to a time step a tenth longer or shorter.
-    for factor in (0.9, 1.1):
-        other, _ = harmonic(factor=factor)
-        assert "velocity scale" in failed(write_run(tmp_path / f"{factor}.h5", other))
-    coarse = run.replace(positions=run.positions[::4], velocities=run.velocities[::4])
-    assert checks.velocity_scale_by_simpson(coarse, 20.0)[1] > checks.ROUGH
-    assert checks.velocity_scale_by_simpson(run, 5.0)[0] == pytest.approx(1.0, abs=1e-3)
-
-    kinetic = 0.5 * KINETIC_TO_EV * np.einsum("a,tai->t", run.masses, run.velocities**2)
-    drifting = -kinetic + 32 * 1e-3 * (1e-3 * times)  # 1 meV/atom/ps
-    path = write_run(tmp_path / "drift.h5", run, potential_energy=drifting, kinetic_energy=kinetic)
-    assert failed(path) == {"energy drift"}
-    path = write_run(
-        tmp_path / "kinetic.h5", run, potential_energy=-2 * kinetic, kinetic_energy=2 * kinetic
-    )
-    assert failed(path) == {"kinetic energy difference"}
-
-
-def test_checks_notice_a_crystal_that_is_none(tmp_path):
-    run, _ = harmonic()
-    random = np.random.default_rng(2)
-    away = np.linspace(0, 1, 400)[:, None, None] * random.normal(size=(32, 3)) * 2.0
-    flowing = run.replace(positions=run.positions + away)
-    assert "RMS displacement from sites" in failed(write_run(tmp_path / "flow.h5", flowing))
-    moved = run.replace(positions=run.positions.at[:, 3].add(1.5))
-    assert "farthest site from the start" in failed(write_run(tmp_path / "moved.h5", moved))
-    images = np.asarray(run.cell)[0] * (np.arange(32) % 3)[:, None] + 5.0
-    same = run.replace(positions=run.positions + images)  # other images, and shifted as a whole
-    assert failed(write_run(tmp_path / "images.h5", same)) == set()
-
-
-# Other sources
-
-
-def test_ase_calculator_runs_at_constant_energy(tmp_path):
-    atoms = Atoms("Ar2", [[0, 0, 0], [0, 0, 3.9]])
-    atoms.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=20.0)
-    atoms.set_velocities([[0, 0, 0.02], [0, 0, -0.02]])
-    path = tmp_path / "dimer.h5"
-    reference.ase_reference(atoms, path, n_frames=250, time_step=2.0, save_every=4.0)
-    run, times = io.read_trajectory(path)
-    assert run.cell is None
-    np.testing.assert_allclose(times, 4.0 * np.arange(250))
-    energy = total_energy(path)
-    assert np.ptp(energy) < 1e-3 * io.read_observables(path)["kinetic_energy"].max()
-    lag, scale = checks.velocity_lag_and_scale(run, 4.0)
-    assert abs(lag) < 0.01
-    assert scale == pytest.approx(1.0, abs=1e-3)
-    np.testing.assert_allclose(atoms.positions, run.positions[-1], atol=1e-5)
-
-
-def test_one_trajectory_is_cut_into_runs(tmp_path):
-    run, times = harmonic()
-    source = tmp_path / "mine.extxyz"
-    io.write_extxyz(source, run, times)
-    paths = reference.import_trajectories([source], tmp_path / "out", 3, gap=50.0)
-    assert paths == reference.complete_runs(tmp_path / "out")
-    assert reference.is_imported(tmp_path / "out")
-    for i, path in enumerate(paths):
-        block, block_times = io.read_trajectory(path)
-        assert len(block_times) == 133 - 10  # less 50 fs
-        assert block_times[1] == pytest.approx(5.0)
-        expected = run.positions[133 * i : 133 * i + 123]
-        steps = np.diff(block.positions, axis=0) - np.diff(expected, axis=0)
-        np.testing.assert_allclose(steps, 0.0, atol=1e-5)
-        assert failed(path, None) == set()
-    again = reference.import_trajectories([source], tmp_path / "out", 3, gap=50.0)
-    assert again == paths
-    with pytest.raises(ValueError, match="made with runs = 3, but runs = 2"):
-        reference.import_trajectories([source], tmp_path / "out", 2, gap=50.0)
-    with pytest.raises(ValueError, match="imported and would mix"):
-        simulate(ARGON, tmp_path / "out")
-
-
-def test_bad_sources_are_refused(tmp_path):
-    run, times = harmonic(n_frames=10)
-    source = tmp_path / "mine.extxyz"
-    io.write_extxyz(source, run, times**1.5)
-    with pytest.raises(ValueError, match="give evenly spaced frames"):
-        reference.import_trajectories([source], tmp_path / "a", 2)
-    io.write_extxyz(source, run, times)
-    with pytest.raises(ValueError, match="10 frames, too few for 6 runs"):
-        reference.import_trajectories([source], tmp_path / "b", 6)
-    assert reference.complete_runs(tmp_path / "b") == []
-    assert len(reference.import_trajectories([source], tmp_path / "b", 2)) == 2
-
-
-# The command
-
-
-def write_toml(path):
-    lines = ["[reference]"]
-    values = dataclasses.asdict(ARGON) | {"runs": 1, "nve_time": 2000.0}
-    structure = values.pop("structure")
-    lines += [f"{k} = {json.dumps(v)}" for k, v in values.items()]
-    lines += ["[reference.structure]"] + [f"{k} = {json.dumps(v)}" for k, v in structure.items()]
-    path.write_text("\n".join(lines))
-
-
-@needs_lammps
-def test_command_makes_checks_and_reports(tmp_path, capsys):
-    write_toml(tmp_path / "argon.toml")
-    out = tmp_path / "out"
-    generate.main(str(tmp_path / "argon.toml"), out=out)
-    report = json.loads((out / "report.json").read_text())
-    assert report["passed"]
-    assert list(report["runs"]) == ["run_000.h5"]
-    assert "all checks passed" in capsys.readouterr().out
-    experiment = experiments.load(tmp_path / "argon.toml")
-    assert generate.ensure_reference(experiment, out) == [out / "run_000.h5"]
-    warmer = dataclasses.replace(experiment.reference, temperature=25.0)
-    with pytest.raises(ValueError, match=r"made with temperature = 20\.0"):
-        generate.ensure_reference(dataclasses.replace(experiment, reference=warmer), out)
-
-    generate.main(
-        str(tmp_path / "argon.toml"), out=tmp_path / "mine", sources=(out / "run_000.h5",), runs=2
-    )
-    assert len(reference.complete_runs(tmp_path / "mine")) == 2
-    assert generate.ensure_reference(experiment, tmp_path / "mine") == reference.complete_runs(
-        tmp_path / "mine"
-    )
-
-
-def test_failed_checks_are_loud(tmp_path, capsys):
-    run, times = harmonic(lag=1.0)
-    io.write_extxyz(tmp_path / "leapfrog.extxyz", run, times)
-    with pytest.raises(SystemExit):
-        generate.main(
-            "quartz", out=tmp_path / "out", sources=(tmp_path / "leapfrog.extxyz",), runs=1
-        )
-    output = capsys.readouterr()
-    assert "CHECKS FAILED" in output.err
-    assert "FAILED velocity lag" in output.out
-    assert not json.loads((tmp_path / "out" / "report.json").read_text())["passed"]
-    generate.ensure_reference(experiments.load("quartz"), tmp_path / "out")
-    assert "warning: the runs in" in capsys.readouterr().err
-
-
-def test_unknown_experiment_names_the_nearest():
-    with pytest.raises(FileNotFoundError, match="did you mean 'quartz'"):
-        experiments.load("quarz")

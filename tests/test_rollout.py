@@ -1,4 +1,4 @@
-"""Rollouts: closed forms, and the laws of scans, chunks, overflow, restart and failure."""
+"""Rollouts: closed forms, and the laws of scans, chunks and overflow."""
 
 import functools
 
@@ -6,22 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import as_system, forecaster, quartz_atoms, run_alone
+from conftest import as_system, forecaster, quartz_atoms
 from flax import struct
 
-from trajcast_jax.ensemble import chain, csvr, linear_ramp, nve, zero_momentum
-from trajcast_jax.graph import NeighborFns, graph, neighbor_list
-from trajcast_jax.layers import tensor_product
+from trajcast_jax.dynamics.ensemble import chain, csvr, linear_ramp, nve, zero_momentum
+from trajcast_jax.dynamics.rollout import RolloutError, repeat, rollout, simulate, simulator
 from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, momentum, temperature
-from trajcast_jax.restart import load_state, save_state
-from trajcast_jax.rollout import (
-    RolloutError,
-    repeat,
-    replicate,
-    rollout,
-    simulate,
-    simulator,
-)
+from trajcast_jax.neighbors.graph import NeighborFns, graph, neighbor_list
+from trajcast_jax.network.layers import tensor_product
 from trajcast_jax.system import make_system, pad
 
 CUTOFF = 4.0
@@ -290,171 +282,9 @@ def test_gradient_through_a_rollout():
         np.testing.assert_allclose(gradient, expected, rtol=1e-12)
 
 
-def test_a_stopped_rollout_goes_on_bit_by_bit(tmp_path):
-    sim, state = soft_simulator()
-    reference, frames = reference_run()
-    path = tmp_path / "state.npz"
-    for saved, _ in simulate(sim, state, 2, 5):
-        save_state(path, saved)
-    # The list is older than the state, and must stay so.
-    assert np.any(saved.neighbors.reference_positions != saved.system.positions)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.npz"]
-    # A new process knows the start frame and the settings only.
-    system = gas()
-    neighbors = neighbor_list(system.cell, CUTOFF, 0.4)
-    sim = simulator(soft, neighbors, csvr(400.0, 50.0), TIME_STEP)
-    like = sim.init(jax.random.key(99), system)
-    loaded = load_state(path, sim, like)
-    assert_identical(loaded, saved)
-    end, positions, _ = joined(simulate(sim, loaded, 2, 7))
-    np.testing.assert_array_equal(positions, frames.positions[10:])
-    assert_identical(end, reference)
-
-
-def test_a_state_of_another_simulation_is_refused(tmp_path):
-    sim, state = soft_simulator()
-    path = tmp_path / "state.npz"
-    save_state(path, state)
-    bare, other = soft_simulator(thermostat=False)
-    with pytest.raises(ValueError, match="nothing: continue with the system, ensemble"):
-        load_state(path, bare, other)
-    larger = sim.init(jax.random.key(0), gas(n=4))
-    with pytest.raises(ValueError, match="but this simulation"):
-        load_state(path, sim, larger)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="not a complete simulator state"):
-        load_state(path, sim, state)
-
-
-def flight(limit):
-    """Free flight that breaks an atom beyond `limit` Å."""
-
-    def forecast(system, neighbors):
-        positions = system.positions + TIME_STEP * system.velocities
-        velocities = jnp.where(positions[:, :1] > limit, jnp.nan, system.velocities)
-        return system.replace(positions=positions, velocities=velocities)
-
-    return forecast
-
-
 def fliers():
     velocities = np.array([[0.001, 0, 0], [0.0, 0, 0], [0.02, 0, 0]])
     return pad(make_system(np.zeros((3, 3)), velocities, [8, 8, 14]), 4)
-
-
-@pytest.mark.parametrize("every", [1, 2])
-def test_nan_stops_with_step_and_atom_and_keeps_what_came_before(every):
-    """Atom 2 passes 2.1 Å in its 11th step; chunks of 4 steps."""
-    sim = simulator(flight(2.1), ALONE, nve(), TIME_STEP)
-    chunks = []
-    start = sim.init(jax.random.key(0), fliers())
-    with pytest.raises(RolloutError, match=r"finite number at step 11, at atom 2 \(Si\)"):
-        chunks.extend(simulate(sim, start, 10, 4, every))
-    state, positions, _ = joined(chunks)
-    np.testing.assert_allclose(positions[:, 2, 0], 0.2 * np.arange(every, 11, every), rtol=1e-5)
-    assert state.step == 10  # the last good state
-    np.testing.assert_allclose(state.system.positions[2, 0], 2.0, rtol=1e-5)
-    with pytest.raises(RolloutError, match="step 11"):
-        list(simulate(sim, state, 1, 4))
-
-
-def test_heat_stops_before_the_thermostat_hides_it():
-    def heating(system, neighbors):
-        return system.replace(velocities=1.5 * system.velocities)
-
-    system = gas(kelvin=300.0)
-    coupling = csvr(300.0, 1e-3)
-    sim = simulator(heating, ALONE, coupling, TIME_STEP, max_temperature=500.0)
-    state = sim.init(jax.random.key(0), system)
-    with pytest.raises(RolloutError, match=r"reached \d+ K at step 1, .* \(Ar\)"):
-        list(simulate(sim, state, 1, 3))
-    warm = simulator(lambda s, n: s, ALONE, coupling, TIME_STEP, max_temperature=500.0)
-    assert len(list(simulate(warm, state, 1, 3))) == 1
-
-
-def replicas(kelvins, keys, skin=0.4):
-    """A replicated simulator and its state, each replica with its own temperature and seed."""
-    system = gas()
-    neighbors = neighbor_list(system.cell, CUTOFF, skin)
-    listed = neighbors.allocate(system)
-
-    def single(kelvin):
-        return simulator(soft, neighbors, csvr(kelvin, 20.0), TIME_STEP)
-
-    states = jax.vmap(lambda key, t: single(t).init(key, system, listed))(keys, kelvins)
-    return replicate(single(0.0)), states, single, system
-
-
-def test_replicas_equal_single_runs():
-    kelvins = jnp.asarray([100.0, 400.0, 900.0])
-    keys = jax.random.split(jax.random.key(5), 3)
-    sim, states, single, system = replicas(kelvins, keys)
-    (end, frames), *_ = simulate(sim, states, 1, 12, every=2)
-    assert frames.positions.shape == (6, 3, 27, 3)
-    one = single(0.0)  # the temperature comes with the state
-    for i, kelvin in enumerate([100.0, 400.0, 900.0]):
-        start = single(kelvin).init(keys[i], system)
-        (last, alone_frames), *_ = simulate(one, start, 1, 12, every=2)
-        np.testing.assert_allclose(frames.positions[:, i], alone_frames.positions, atol=1e-4)
-        np.testing.assert_allclose(frames.velocities[:, i], alone_frames.velocities, atol=1e-6)
-        assert end.neighbors.rebuilds[i] == last.neighbors.rebuilds
-    dof = degrees_of_freedom(system)
-    found = jax.vmap(lambda s: temperature(s, dof))(end.system)
-    assert found[0] < found[1] < found[2]
-
-
-OVER_DEVICES = """
-import jax, jax.numpy as jnp, numpy as np
-jax.config.update("jax_num_cpu_devices", 2)
-from test_rollout import replicas
-from trajcast_jax.rollout import simulate
-
-keys = jax.random.split(jax.random.key(5), 4)
-many, states, _, _ = replicas(jnp.asarray([100.0, 400.0, 900.0, 1600.0]), keys)
-mesh = jax.sharding.Mesh(jax.devices(), ("replica",))
-along = jax.P("replica")
-step = jax.shard_map(many.step, mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
-small = many.grow(states, 16)
-assert small.neighbors.overflow.any()
-(end, frames), *_ = simulate(many._replace(step=step), small, 1, 12, every=2)
-assert len(frames.positions.sharding.device_set) == 2
-assert {s.data.shape for s in frames.positions.addressable_shards} == {(6, 2, 27, 3)}
-(last, same), *_ = simulate(many, states, 1, 12, every=2)
-np.testing.assert_allclose(frames.positions, same.positions, atol=1e-4)
-np.testing.assert_array_equal(end.neighbors.rebuilds, last.neighbors.rebuilds)
-"""
-
-
-def test_replicas_over_devices():
-    run_alone(OVER_DEVICES)
-
-
-def test_replicas_overflow_restart_and_fail(tmp_path):
-    kelvins = jnp.asarray([100.0, 2000.0])
-    keys = jax.random.split(jax.random.key(5), 2)
-    sim, states, _, _ = replicas(kelvins, keys)
-    _, positions, _ = joined(simulate(sim, states, 2, 6))
-    small = sim.grow(states, 16)
-    assert small.neighbors.overflow.any()
-    chunks = []
-    for state, frames in simulate(sim, small, 1, 6):
-        chunks.append((state, frames))
-        save_state(tmp_path / "state.npz", state)
-    chunks += simulate(sim, load_state(tmp_path / "state.npz", sim, states), 1, 6)
-    np.testing.assert_array_equal(joined(chunks)[1], positions)
-
-    def start(speed):
-        system = fliers()
-        return system.replace(velocities=speed * system.velocities)
-
-    sim = simulator(flight(2.1), ALONE, nve(), TIME_STEP)
-    systems = jax.vmap(start)(jnp.asarray([0.1, 1.0]))
-    many = replicate(sim)
-    states = many.init(keys, systems, alone(fliers()))
-    with pytest.raises(RolloutError, match="step 11 of replica 1, at atom 2") as caught:
-        list(simulate(many, states, 3, 4))
-    assert caught.value.replica == 1
 
 
 def test_ramp_and_momentum_zeroing_inside_a_rollout():

@@ -10,13 +10,14 @@ import scipy.optimize
 from conftest import as_system, forecaster, quartz_atoms
 
 import experiments
-from experiments import folders
-from experiments import rollout as command
-from trajcast_jax import checkpoint, io
+from trajcast_jax import io
 from trajcast_jax.config import Experiment, RolloutSettings
+from trajcast_jax.dynamics.rollout import RolloutError
 from trajcast_jax.mechanics import maxwell_boltzmann, momentum
-from trajcast_jax.rollout import RolloutError
+from trajcast_jax.network import checkpoint
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
+from trajcast_jax.workflow import folders
+from trajcast_jax.workflow import rollout as command
 
 
 class Bar:

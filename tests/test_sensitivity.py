@@ -10,11 +10,15 @@ from conftest import as_system, quartz_atoms
 from test_rollout import ALONE, TIME_STEP, harmonic
 
 from experiments.sensitivity import DIFFERENCES, compare, jackknife, with_slopes
-from trajcast_jax.ensemble import csvr, nve
-from trajcast_jax.images import images_within
-from trajcast_jax.observables import vibrational_density_of_states
-from trajcast_jax.rollout import rollout, simulator
-from trajcast_jax.soft_observables import TAIL, peak_position, soft_radial_distribution_function
+from trajcast_jax.analysis.observables import vibrational_density_of_states
+from trajcast_jax.analysis.soft_observables import (
+    TAIL,
+    peak_position,
+    soft_radial_distribution_function,
+)
+from trajcast_jax.dynamics.ensemble import csvr, nve
+from trajcast_jax.dynamics.rollout import rollout, simulator
+from trajcast_jax.neighbors.multi_image import images_within
 from trajcast_jax.system import make_system
 
 # Only the compiler's work is less: these programs run for milliseconds.

@@ -9,10 +9,8 @@ from ase.neighborlist import neighbor_list
 from conftest import as_system, quartz_atoms
 from scipy.stats import norm
 
-from trajcast_jax import observables
-from trajcast_jax.images import images_within
-from trajcast_jax.mechanics import degrees_of_freedom, temperature
-from trajcast_jax.soft_observables import (
+from trajcast_jax.analysis import observables
+from trajcast_jax.analysis.soft_observables import (
     TAIL,
     diffusion_coefficient,
     dihedrals,
@@ -20,6 +18,8 @@ from trajcast_jax.soft_observables import (
     soft_radial_distribution_function,
     soft_speed_distribution,
 )
+from trajcast_jax.mechanics import degrees_of_freedom, temperature
+from trajcast_jax.neighbors.multi_image import images_within
 from trajcast_jax.system import make_system
 
 

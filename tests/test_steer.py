@@ -11,12 +11,12 @@ from test_rollout import ALONE, TIME_STEP, harmonic
 
 from experiments import steer
 from trajcast_jax import io
-from trajcast_jax.ensemble import nve
-from trajcast_jax.gradients import Growth
+from trajcast_jax.analysis.bonds import bonded_chain
+from trajcast_jax.analysis.soft_observables import dihedrals
+from trajcast_jax.dynamics.ensemble import nve
+from trajcast_jax.dynamics.gradients import Growth
+from trajcast_jax.dynamics.rollout import rollout, simulator
 from trajcast_jax.mechanics import angular_momentum, kinetic_energy, momentum, on_energy_shell
-from trajcast_jax.reference.bonds import bonded_chain
-from trajcast_jax.rollout import rollout, simulator
-from trajcast_jax.soft_observables import dihedrals
 from trajcast_jax.system import make_system
 
 SITES = np.array([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [2.0, 1.4, 0.0], [3.4, 1.5, 0.4]])

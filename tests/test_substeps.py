@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import as_system, forecaster, quartz_atoms
 
-from trajcast_jax.graph import Graph, graph, neighbor_list
-from trajcast_jax.layers import scaled_silu
-from trajcast_jax.substeps import Substeps, _sine_series
+from trajcast_jax.neighbors.graph import Graph, graph, neighbor_list
+from trajcast_jax.network.layers import scaled_silu
+from trajcast_jax.network.substeps import Substeps, _sine_series
 
 CUTOFF, POWER, REACH = 3.5, 6, np.array([0.12, 0.03, 0.12, 0.03, 0.05])
 

@@ -1,31 +1,18 @@
-"""The PyTorch TrajCast's models here: every stage against its own numbers, and every refusal."""
-
-import functools
-import json
-from pathlib import Path
+"""The PyTorch TrajCast's models here: their settings, their weights, and every refusal."""
 
 import ase.build
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 from conftest import as_system
-from test_dataset import trajectory
 
 import trajcast_jax as tj
-from experiments import convert
-from trajcast_jax import checkpoint, parity, torch_import
-from trajcast_jax.config import TrainingSettings
-from trajcast_jax.conservation import conserve_angular, conserve_linear
-from trajcast_jax.dataset import frame_pairs
-from trajcast_jax.evaluation import evaluate_one_step
-from trajcast_jax.layers import tensor_product
 from trajcast_jax.mechanics import angular_momentum, momentum
-from trajcast_jax.torch_weights import expected_shapes, to_params, torch_blocks
-from trajcast_jax.training import init_state, train_updates
-
-DATA = Path(__file__).parent / "data"
+from trajcast_jax.network import checkpoint
+from trajcast_jax.network.conservation import conserve_angular, conserve_linear
+from trajcast_jax.pytorch import importer
+from trajcast_jax.pytorch.weights import expected_shapes, to_params, torch_blocks
 
 SMALL = {
     "num_chem_elements": 2, "edge_cutoff": 3.5, "num_edge_rbf": 4, "num_edge_poly_cutoff": 6,
@@ -38,7 +25,7 @@ SMALL = {
 
 def random_state(config, dtype=np.float32, seed=0):
     """A state dict of the right shapes."""
-    shapes = expected_shapes(torch_import.model_settings(config), config["num_chem_elements"])
+    shapes = expected_shapes(importer.model_settings(config), config["num_chem_elements"])
     rng = np.random.default_rng(seed)
     state = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
     return state | {
@@ -50,73 +37,12 @@ def random_state(config, dtype=np.float32, seed=0):
     }
 
 
-@functools.cache
-def figures(name):
-    """All errors of an oracle, in both precisions; computed once."""
-    return dict(parity.errors(parity.load(DATA / f"parity_{name}.npz")))
-
-
-STAGES = (
-    "EdgeLengthEncoding", "VelocityNormEncoding", "SHEdgeVectors", "SHVelVectors", "LinearInit",
-    "mp_layer_0", "mp_layer_1", "LinearReadOut",
-)  # fmt: skip
-STEPS = [f"step{n}/{what}" for n in (1, 3, 10) for what in ("positions", "velocities")]
-MOLECULE = [
-    *(f"float64/frame0/stage/{stage}" for stage in STAGES),
-    *(f"float64/frame0/neighbors/stage/{stage}" for stage in STAGES[4:]),
-    *(f"float64/frame{k}/{where}raw_target" for k in range(3) for where in ("", "neighbors/")),
-    *(f"float64/frame0/{step}" for step in STEPS),
-    *(f"float32/frame{k}/{where}raw_target" for k in range(3) for where in ("", "neighbors/")),
-    *(f"float32/frame0/{step}" for step in STEPS),
-    *(f"{dtype}/batch/{what}" for dtype in parity.BOUNDS for what in ("raw_target", "mse")),
-]
-PERIODIC = [
-    "float64/frame0/stage/mp_layer_0", "float64/frame0/stage/LinearReadOut",
-    "float64/frame0/raw_target", "float64/frame0/neighbors/raw_target",
-    "float64/frame0/neighbors/edges",
-    *(f"float64/frame0/{step}" for step in STEPS if "step3" not in step),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("what", MOLECULE)
-def test_molecule_is_pytorchs(what):
-    assert figures("molecule")[what] <= parity.BOUNDS[what.split("/")[0]]
-
-
-@pytest.mark.parametrize("what", PERIODIC)
-def test_periodic_system_is_pytorchs(what):
-    assert figures("periodic")[what] <= parity.BOUNDS[what.split("/")[0]]
-
-
-def test_gradient_of_the_loss_by_every_weight_is_pytorchs():
-    found = {k: v for k, v in figures("molecule").items() if k.startswith("float64/batch/grad/")}
-    oracle = parity.load(DATA / "parity_molecule.npz")
-    learned = expected_shapes(torch_import.model_settings(oracle.config), 4)
-    assert {k.removeprefix("float64/batch/grad/") for k in found} == set(learned)
-    for name, error in found.items():
-        assert error <= parity.BOUNDS["float64"], name
-
-
-def test_messages_edge_by_edge_are_pytorchs_too(monkeypatch):
-    """What few neighbours or many radial functions take: targets, loss and gradient.
-
-    With its 12.5 neighbours and 16 functions the oracle contracts neighbours first elsewhere.
-    """
-    monkeypatch.setattr(tensor_product, "DENSITY_LIMIT", 0)
-    monkeypatch.setattr(tensor_product, "_density_forward", None)  # an error where it is taken
-    oracle = parity.load(DATA / "parity_molecule.npz")
-    whole = {k: v for k, v in oracle.arrays["float64"].items() if "step" not in k}
-    found = dict(parity.errors(oracle._replace(arrays={"float64": whole})))
-    assert "float64/batch/mse" in found
-    assert max(found.values()) <= parity.BOUNDS["float64"]
-
-
 @pytest.mark.parametrize(("lmax", "blocks"), [(1, 3), (2, 1), (3, 2)])
 def test_every_order_and_depth_has_the_parameters_of_a_native_model(lmax, blocks):
     config = SMALL | {"max_rotation_order": lmax, "num_mp_layers": blocks}
     state = random_state(config)
-    fc = torch_import.forecaster(config, state, (8, 14), 30.0)
-    params = torch_import.params_of(config, state)
+    fc = importer.forecaster(config, state, (8, 14), 30.0)
+    params = importer.params_of(config, state)
     native = fc.init(0)
     assert jax.tree.structure(params) == jax.tree.structure(native)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, native)
@@ -143,9 +69,9 @@ def test_the_papers_size_has_the_papers_number_of_weights():
         "num_mp_layers": 4, "num_edge_rbf": 8, "num_vel_rbf": 8,
         "edge_mlp_kwargs": {}, "vel_mlp_kwargs": None,
     }  # fmt: skip
-    shapes = expected_shapes(torch_import.model_settings(paper), 4)
+    shapes = expected_shapes(importer.model_settings(paper), 4)
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 2_431_144
-    assert [len(b.edge_paths) for b in torch_blocks(torch_import.model_settings(paper))] == [
+    assert [len(b.edge_paths) for b in torch_blocks(importer.model_settings(paper))] == [
         15, 30, 30, 30,
     ]  # fmt: skip
 
@@ -164,7 +90,7 @@ def test_the_papers_size_has_the_papers_number_of_weights():
 )
 def test_gates_and_their_defaults(gate, expected):
     config = SMALL if gate is None else SMALL | {"nl_gate_kwargs": gate}
-    s = torch_import.model_settings(config)
+    s = importer.model_settings(config)
     assert (s.odd_activation, s.even_activation, s.gate_activation) == expected
     assert (s.edge_mlp, s.edge_activation) == ((4,), "silu")
     assert (s.velocity_mlp, s.velocity_activation) == ((4, 4), "tanh")
@@ -188,7 +114,7 @@ def test_gates_and_their_defaults(gate, expected):
 )
 def test_what_cannot_be_expressed_is_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
-        torch_import.model_settings(SMALL | change)
+        importer.model_settings(SMALL | change)
 
 
 COMPRESS = "_int_out.LinearCompression.linear.weight"
@@ -211,12 +137,12 @@ COMPRESS = "_int_out.LinearCompression.linear.weight"
 def test_a_state_dict_of_another_model_is_refused_by_name(change, message):
     state = {k: v for k, v in (random_state(SMALL) | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
-        torch_import.forecaster(SMALL, state, (8, 14), 30.0)
+        importer.forecaster(SMALL, state, (8, 14), 30.0)
 
 
 def test_species_must_be_as_many_as_the_model_knows():
     with pytest.raises(ValueError, match="The model knows 2 elements"):
-        torch_import.forecaster(SMALL, random_state(SMALL), (8, 8), 30.0)
+        importer.forecaster(SMALL, random_state(SMALL), (8, 8), 30.0)
 
 
 def test_a_cutoff_rounded_in_the_state_dict_keeps_its_waves():
@@ -225,72 +151,18 @@ def test_a_cutoff_rounded_in_the_state_dict_keeps_its_waves():
     state = random_state(config) | {"edge_cutoff": np.float32(3.7)}
     with jax.enable_x64(True):
         doubles = {k: np.asarray(v, np.float64) for k, v in state.items()}
-        frequencies = torch_import.params_of(config, doubles)["params"]["bessel"]["frequencies"]
+        frequencies = importer.params_of(config, doubles)["params"]["bessel"]["frequencies"]
     roots = state["_encoding.EdgeLengthEncoding.radial_basis.bessel_roots"].astype(np.float64)
     np.testing.assert_allclose(
         np.asarray(frequencies) / 3.7, roots / float(np.float32(3.7)), rtol=1e-14
     )
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A configuration and a state dict on disk, as published."""
-    folder = tmp_path_factory.mktemp("published")
-    (folder / "config_e3nn.yaml").write_text(yaml.safe_dump({"model": SMALL}))
-    np.savez(folder / "state_dict_e3nn.npz", **random_state(SMALL))
-    return folder / "config_e3nn.yaml", folder / "state_dict_e3nn.npz"
-
-
-@pytest.fixture(scope="module")
-def converted(files, tmp_path_factory):
-    """A checkpoint that the command wrote, restored."""
-    out = tmp_path_factory.mktemp("checkpoints") / "converted"
-    convert.main(*files, out=out, species=("O", "14"), time_step=30.0)
-    return tj.restore(out)
-
-
-def test_the_command_asks_for_what_the_files_leave_open(files, tmp_path):
-    with pytest.raises(ValueError, match="--species H C N O"):
-        convert.main(*files, out=tmp_path / "a", time_step=30.0)
-    with pytest.raises(ValueError, match="--time-step 7"):
-        convert.main(*files, out=tmp_path / "a", species=("O", "Si"))
-    with pytest.raises(ValueError, match="'Xx' is neither"):
-        convert.main(*files, out=tmp_path / "a", species=("O", "Xx"), time_step=30.0)
-    with pytest.raises(ValueError, match="--check ORACLE"):
-        convert.main(*files)
-
-
-def test_a_converted_checkpoint_rolls_out_like_a_native_one(converted):
-    assert (converted.species, converted.time_step, converted.cutoff) == ((8, 14), 30.0, 3.5)
-    run, _ = trajectory()
-    start = run.replace(positions=run.positions[0], velocities=run.velocities[0])
-    converted.check(start)
-    neighbors = tj.neighbor_list(start.cell, converted.cutoff, skin=0.5)
-    sim = tj.simulator(converted.forecast, neighbors, tj.nve(), time_step=30.0)
-    state, frames = jax.jit(tj.rollout(sim.step, 3))(sim.init(jax.random.key(0), start))
-    assert np.isfinite(frames.positions).all()
-    # Its momentum is imposed, whatever the start had.
-    np.testing.assert_allclose(momentum(state.system), 0.0, atol=1e-5)
-
-
-def test_a_converted_checkpoint_evaluates_and_learns_like_a_native_one(converted):
-    pairs = frame_pairs([trajectory()], 30.0, converted.cutoff, 4)
-    assert evaluate_one_step(converted, pairs)
-    settings = TrainingSettings(updates=1, batch_size=2, schedule="constant")
-    start = jax.tree.map(np.array, converted.params)
-    # A copy: an update reuses the buffers of the state it is given.
-    state = init_state(converted.forecaster, settings, jax.tree.map(jnp.asarray, start))
-    state, losses = train_updates(converted.forecaster, settings, 1)(state, pairs)
-    assert np.isfinite(losses).all()
-    changed = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), start, state.params)
-    assert all(jax.tree.leaves(changed))
-
-
 def test_double_precision_weights_stay_double(tmp_path):
     state = random_state(SMALL, np.float64)
     with jax.enable_x64(True):
-        fc = torch_import.forecaster(SMALL, state, (8, 14), 30.0)
-        checkpoint.save(tmp_path / "double", fc, torch_import.params_of(SMALL, state))
+        fc = importer.forecaster(SMALL, state, (8, 14), 30.0)
+        checkpoint.save(tmp_path / "double", fc, importer.params_of(SMALL, state))
         read = tj.restore(tmp_path / "double").params["params"]["read_out_1"]["w_1o"]
         assert read.dtype == jnp.float64
         np.testing.assert_array_equal(read, state[COMPRESS].reshape(4, 1))
@@ -302,33 +174,17 @@ def test_pt_files_are_read_without_running_code(tmp_path):
     torch = pytest.importorskip("torch")
     state = random_state(SMALL)
     torch.save({k: torch.from_numpy(v) for k, v in state.items()}, tmp_path / "state.pt")
-    for name, value in torch_import.read_state(tmp_path / "state.pt").items():
+    for name, value in importer.read_state(tmp_path / "state.pt").items():
         np.testing.assert_array_equal(value, state[name])
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="no state dict of tensors"):
-        torch_import.read_state(tmp_path / "list.pt")
+        importer.read_state(tmp_path / "list.pt")
 
 
 def test_pt_files_without_torch_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(ImportError, match=r"trajcast_jax\[torch\].*\.npz"):
-        torch_import.read_state(tmp_path / "state.pt")
-
-
-def test_the_check_reports_and_fails(tmp_path, monkeypatch, capsys):
-    oracle = DATA / "parity_molecule.npz"
-    monkeypatch.setattr(parity, "errors", lambda _: iter([("float64/frame0/raw_target", 1e-12)]))
-    convert.main(check=oracle, json=str(tmp_path / "report.json"))
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report == {"float64/frame0/raw_target": 1e-12}
-    monkeypatch.setattr(parity, "errors", lambda _: iter([("float32/frame0/raw_target", 1e-3)]))
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        convert.main(check=oracle, json="-")
-    assert stopped.value.code == 1
-    printed = capsys.readouterr()
-    assert json.loads(printed.out) == {"float32/frame0/raw_target": 1e-3}
-    assert "MISS" in printed.err
+        importer.read_state(tmp_path / "state.pt")
 
 
 def test_imposed_momenta_and_the_reference_rule_of_the_centre(x64):

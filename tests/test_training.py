@@ -12,26 +12,22 @@ import pytest
 from conftest import forecaster
 from test_dataset import trajectory
 
-from experiments import train
-from trajcast_jax import checkpoint, soap, training
 from trajcast_jax.config import DataSettings, Experiment, TrainingSettings
-from trajcast_jax.dataset import frame_pairs, statistics
-from trajcast_jax.forecast import Forecaster
-from trajcast_jax.graph import graph
-from trajcast_jax.optimizer import learning_rate, optimizer, scale_by_amsgrad
-from trajcast_jax.soap import scale_by_soap
-from trajcast_jax.training import (
-    error_sums,
-    fit,
-    init_state,
-    pair_errors,
-    pair_loss,
-    unrolled_loss,
-    update_step,
-    validated,
-)
+from trajcast_jax.data import frame_pairs, statistics
+from trajcast_jax.learning import soap, training
+from trajcast_jax.learning.losses import error_sums, pair_errors, pair_loss, unrolled_loss
+from trajcast_jax.learning.optimizer import learning_rate, optimizer, scale_by_amsgrad
+from trajcast_jax.learning.soap import scale_by_soap
+from trajcast_jax.learning.training import fit, init_state, update_step, validated
+from trajcast_jax.neighbors.graph import graph
+from trajcast_jax.network import checkpoint
+from trajcast_jax.network.forecast import Forecaster
+from trajcast_jax.workflow import train, training_pairs
 
-SETTINGS = TrainingSettings(updates=12, validate_every=6, batch_size=2, ema_decay=0.9)
+SETTINGS = TrainingSettings(
+    updates=12, validate_every=6, batch_size=2, ema_decay=0.9,
+    optimizer="adam", b2=0.999, learning_rate=0.01,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +196,9 @@ def test_balance_and_visits_are_of_single_strides(setup, tmp_path):
     with pytest.raises(ValueError, match=r"training\.strides is 2; set one of them"):
         update_step(setup, dataclasses.replace(settings, energy_balance=1.0))
     with pytest.raises(ValueError, match="leave --visited out"):
-        train.load_visited(Experiment("quartz", training=settings), (tmp_path / "visited.h5",))
+        training_pairs.load_visited(
+            Experiment("quartz", training=settings), (tmp_path / "visited.h5",)
+        )
 
 
 @pytest.mark.parametrize("strides", [1, 3])
@@ -239,7 +237,7 @@ def test_a_resumed_run_keeps_the_sizes_it_began_with(setup, tmp_path):
     checkpoint.save(tmp_path / "shipped", setup, setup.init(0))
     other = dataclasses.replace(setup.settings, channels=3)
     experiment = Experiment("tiny", model=other, training=SETTINGS)
-    resumed = train.going_on(experiment, tmp_path / "shipped")
+    resumed = training_pairs.going_on(experiment, tmp_path / "shipped")
     assert resumed.model == setup.settings  # and with them the cutoff of the pairs
     for _ in range(2):
         forecaster, state = train.start(resumed, None, tmp_path / "run", tmp_path / "shipped")

@@ -13,20 +13,13 @@ import pytest
 from conftest import as_system, forecaster, quartz_atoms
 
 import experiments
-from experiments.tune import (
-    Forecasts,
-    Kinds,
-    Settings,
-    common_share,
-    mode_imbalance,
-    reweighting_strides,
-    tune,
-)
-from trajcast_jax.dataset import frame_pairs
-from trajcast_jax.evaluation import Step
-from trajcast_jax.forecast import Forecaster
-from trajcast_jax.modes import NormalModes, mode_temperatures
-from trajcast_jax.observables import cut
+from experiments.tune import Forecasts, Kinds, Settings, common_share, tune
+from experiments.tune_report import mode_imbalance, reweighting_strides
+from trajcast_jax.analysis.evaluation import Step
+from trajcast_jax.analysis.modes import NormalModes, mode_temperatures
+from trajcast_jax.analysis.observables import cut
+from trajcast_jax.data.pairs import frame_pairs
+from trajcast_jax.network.forecast import Forecaster
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 ATOMS = 27

@@ -1,30 +1,33 @@
 """Molecular dynamics without forces: an equivariant network forecasts the next frame, in JAX."""
 
+from trajcast_jax.compiling import without_ynn
 from trajcast_jax.imports import postponed
 
-with postponed("scipy.signal"):  # an eighth of what all imports take, never used here
+with postponed("scipy.signal"):  # an eighth of the import time, and never used here
     import e3nn_jax  # noqa: F401
 
-from trajcast_jax.checkpoint import pretrained, restore, save
-from trajcast_jax.compress import compress
-from trajcast_jax.config import Experiment, load
-from trajcast_jax.dataset import FramePairs, frame_pairs
-from trajcast_jax.ensemble import chain, csvr, langevin, linear_ramp, nve, zero_momentum
-from trajcast_jax.forecast import Forecaster, TrainedForecast
-from trajcast_jax.gradients import describe_growth, gradient_horizon, lyapunov_exponent
-from trajcast_jax.graph import neighbor_list
-from trajcast_jax.io import H5MDWriter, read, read_trajectory, write_extxyz
-from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, temperature
-from trajcast_jax.restart import load_state, save_state
-from trajcast_jax.rollout import replicate, rollout, simulate, simulator
-from trajcast_jax.soft_observables import (
+from trajcast_jax.analysis.soft_observables import (
     diffusion_coefficient,
     dihedrals,
     peak_position,
     soft_radial_distribution_function,
     soft_speed_distribution,
 )
+from trajcast_jax.config import Experiment, load
+from trajcast_jax.data.pairs import FramePairs, frame_pairs
+from trajcast_jax.dynamics.ensemble import chain, csvr, langevin, linear_ramp, nve, zero_momentum
+from trajcast_jax.dynamics.gradients import describe_growth, gradient_horizon, lyapunov_exponent
+from trajcast_jax.dynamics.restart import load_state, save_state
+from trajcast_jax.dynamics.rollout import replicate, rollout, simulate, simulator
+from trajcast_jax.io import H5MDWriter, read, read_trajectory, write_extxyz
+from trajcast_jax.mechanics import degrees_of_freedom, maxwell_boltzmann, temperature
+from trajcast_jax.neighbors.graph import neighbor_list
+from trajcast_jax.network.checkpoint import pretrained, restore, save
+from trajcast_jax.network.compress import compress
+from trajcast_jax.network.forecast import Forecaster, TrainedForecast
 from trajcast_jax.system import System, make_system
+
+without_ynn()
 
 __all__ = [
     "Experiment",

@@ -1,4 +1,4 @@
-"""Modules of a large package without all the others that it would import at once."""
+"""Import single modules of a large package without the cost of importing all of it."""
 
 import contextlib
 import importlib
@@ -9,11 +9,14 @@ from types import ModuleType
 
 
 def submodules(package: str, *names: str) -> list[ModuleType]:
-    """Modules `package.name`, imported without running the package's own `__init__`.
+    """Import the modules `package.name` without running the `__init__` of the package.
 
-    jax-md's compiles the shapes of rigid molecules and imports every network that it knows, 4 to
-    5 s of CPU at each start. What is imported here is private to the
-    caller: an `import` of the package elsewhere, before or after, finds all of it as usual.
+    The `__init__` of jax-md compiles the shapes of rigid molecules and imports all of its
+    networks, which takes 4 to 5 s of CPU time at every start. The imported modules are private to
+    the caller: an `import` of the package elsewhere, before or after, works as usual.
+
+    Raises:
+      ModuleNotFoundError: the package is not installed.
     """
     if package in sys.modules:
         return [importlib.import_module(f"{package}.{name}") for name in names]
@@ -21,7 +24,7 @@ def submodules(package: str, *names: str) -> list[ModuleType]:
     if spec is None:
         raise ModuleNotFoundError(f"The package {package} is missing; pip install it.")
     before = set(sys.modules)
-    sys.modules[package] = importlib.util.module_from_spec(spec)  # a name and a place, never run
+    sys.modules[package] = importlib.util.module_from_spec(spec)  # gives the path; never executed
     try:
         return [importlib.import_module(f"{package}.{name}") for name in names]
     finally:
@@ -32,14 +35,15 @@ def submodules(package: str, *names: str) -> list[ModuleType]:
 
 @contextlib.contextmanager
 def postponed(module: str) -> Iterator[None]:
-    """What is imported meanwhile does not import `module`, a.b; it loads when a.b is first read.
+    """Keep imports inside the `with` block from importing `module` ("a.b").
 
-    Only of packages that load what is asked of them, as SciPy does.
+    The module is loaded when a.b is first accessed. This works only for packages that load their
+    modules on access, as SciPy does.
     """
     if module in sys.modules:
         yield
         return
-    sys.modules[module] = ModuleType(module)  # `import a.b` binds a alone, and never sees it
+    sys.modules[module] = ModuleType(module)  # `import a.b` binds only a, not this placeholder
     try:
         yield
     finally:

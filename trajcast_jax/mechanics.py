@@ -1,7 +1,7 @@
-"""Momenta, inertia, kinetic energy, temperature: what a system's masses and motion add up to.
+"""Momenta, inertia, kinetic energy and temperature of a system.
 
-Every function takes one frame; `jax.vmap` it over the positions and velocities of a
-trajectory. Padding has mass 0 and so adds nothing.
+Every function takes one frame; use `jax.vmap` over the positions and velocities of a
+trajectory. Padding has mass 0 and does not contribute.
 """
 
 import jax
@@ -12,11 +12,11 @@ from trajcast_jax.system import System, inverse, product
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 POINT_RADIUS = 1e-3
-"""Å; a system with a smaller radius of gyration is one point and cannot rotate."""
+"""Å. A system with a smaller radius of gyration is treated as a point, which cannot rotate."""
 
 
 def total_mass(system: System) -> Float[Array, ""]:
-    """Total mass (Da); 1 for a system of padding only, so that it can be divided by."""
+    """Total mass (Da); 1 for a system of padding only, to avoid divisions by zero."""
     mass = jnp.sum(system.masses)
     return jnp.where(mass > 0, mass, 1.0)
 
@@ -32,7 +32,7 @@ def center_of_mass(system: System) -> Float[Array, "3"]:
 
 
 def arms(system: System) -> Float[Array, "atom 3"]:
-    """Positions about the centre of mass (Å); 0 for padding."""
+    """Positions relative to the centre of mass (Å); 0 for padding."""
     return jnp.where(system.mask[:, None], system.positions - center_of_mass(system), 0.0)
 
 
@@ -49,34 +49,35 @@ def inertia_tensor(system: System) -> Float[Array, "3 3"]:
 
 
 def _shape(system: System):
-    """The inertia tensor over half its trace, that half trace, and whether it is a point or a line.
+    """Scaled inertia tensor, its scale (half the trace), and whether the body is a point or a line.
 
-    The moments (a, b, c) of a real body obey a ≤ b + c, so it has three of them, two
-    equal ones (a line) or none (a point); products of the moments tell which, without
-    an eigendecomposition, whose gradient is infinite for equal moments.
+    Principal moments obey a ≤ b + c, so a body has three nonzero moments, two equal ones (a
+    line) or none (a point). The trace and the determinant distinguish these cases. An
+    eigendecomposition would have an infinite gradient for equal moments.
     """
     inertia = inertia_tensor(system)
     half = jnp.trace(inertia) / 2
     point = half <= POINT_RADIUS**2 * total_mass(system)
     scale = jnp.where(point, 1.0, half)
     unit = inertia / scale
-    # With moments (≈0, 1, 1) of a line the determinant is the smallest moment.
+    # The scaled moments of a line are (≈0, 1, 1), so the determinant is the smallest moment.
     line = jnp.linalg.det(jax.lax.stop_gradient(unit)) <= 100 * jnp.finfo(unit.dtype).eps
     return unit, scale, point, line & ~point
 
 
 def angular_velocity(system: System, momentum: Float[Array, "3"]) -> Float[Array, "3"]:
-    """Angular velocity ω = I⁺ L (1/fs) with which a rigid `system` carries L = `momentum`.
+    """Angular velocity ω = I⁺ L (1/fs) of a rigid `system` with angular momentum L = `momentum`.
 
-    I⁺ is the pseudo-inverse: a line does not turn about itself and a point not at
-    all. Written out by cases, it has finite gradients for every shape.
+    L is in Da·Å²/fs. I⁺ is the pseudo-inverse of the inertia tensor: a line does not rotate about
+    its axis, and a point does not rotate. The cases are computed separately, so that gradients
+    are finite for every shape.
     """
     unit, scale, point, line = _shape(system)
     # For a line I = h (1 − n nᵀ), so that I⁺ = I / h².
     body = jnp.where(line | point, jnp.eye(3, dtype=unit.dtype), unit)
     turning = jnp.where(line, unit, inverse(body))
     omega = product(turning, momentum)
-    # One refinement: the cofactors of a nearly straight molecule have cancelled.
+    # One step of iterative refinement: cofactors of a nearly linear molecule lose precision.
     omega = omega + product(turning, momentum - product(unit, omega))
     return jnp.where(point, 0.0, omega / scale)
 
@@ -89,11 +90,11 @@ def kinetic_energy(system: System) -> Float[Array, ""]:
 def degrees_of_freedom(
     system: System, zero_momentum: bool = True, angular: bool = False
 ) -> Int[Array, ""]:
-    """Number of kinetic degrees of freedom, counted from the mask and never negative.
+    """Number of kinetic degrees of freedom of the unmasked atoms; never negative.
 
-    3N; less 3 when the total momentum is a constant (`zero_momentum`); less 3, 2 or 0
-    (a body, a line, a point) when the angular momentum is a constant too (`angular`:
-    isolated molecules).
+    It is 3N, minus 3 if the total momentum is conserved (`zero_momentum`), and minus 3, 2 or 0
+    for a nonlinear molecule, a linear molecule or a single atom if the angular momentum is
+    conserved too (`angular`, for isolated molecules).
     """
     count = 3 * jnp.sum(system.mask)
     if zero_momentum:
@@ -105,7 +106,7 @@ def degrees_of_freedom(
 
 
 def temperature(system: System, dof: Int[Array, ""] | int) -> Float[Array, ""]:
-    """Kinetic temperature 2K/(N_f k_B) (K) for `dof` degrees of freedom; 0 when there are none."""
+    """Kinetic temperature 2K/(N_f k_B) (K) for N_f = `dof` degrees of freedom; 0 for none."""
     return jnp.where(
         jnp.asarray(dof) > 0,
         2 * kinetic_energy(system) / (jnp.maximum(dof, 1) * BOLTZMANN),
@@ -114,9 +115,10 @@ def temperature(system: System, dof: Int[Array, ""] | int) -> Float[Array, ""]:
 
 
 def rigid_velocities(system: System, angular: bool) -> Float[Array, "atom 3"]:
-    """Velocities (Å/fs) of the motion as a whole: the translation, and the rotation if `angular`.
+    """Velocities (Å/fs) of the rigid-body translation, plus the rotation if `angular`.
 
-    What is left without it has total momentum 0, and angular momentum 0 if `angular`.
+    Subtracting them from the velocities sets the total momentum to 0, and the angular momentum
+    too if `angular`.
     """
     rigid = momentum(system) / total_mass(system) * system.mask[:, None]
     if angular:
@@ -126,10 +128,11 @@ def rigid_velocities(system: System, angular: bool) -> Float[Array, "atom 3"]:
 
 
 def on_energy_shell(system: System, velocities: Float[Array, "atom 3"]) -> Float[Array, "atom 3"]:
-    """The nearest to `velocities` (Å/fs) that have the momenta and kinetic energy of `system`.
+    """Project `velocities` (Å/fs) onto the momenta and the kinetic energy of `system`.
 
-    Its motion as a whole, which carries the momenta (without a cell the angular too), takes the
-    place of theirs; what is left of them is scaled, for its kinetic energy adds to that.
+    The rigid-body part of `velocities` is replaced by that of `system`; it includes the rotation
+    if there is no cell. The remaining part is scaled to the kinetic energy of the remaining part
+    of `system`. This works because the kinetic energies of the two parts add up.
     """
 
     def inner(v):
@@ -148,12 +151,12 @@ def maxwell_boltzmann(
     temperature: float | Float[Array, ""],
     angular: bool = False,
 ) -> Float[Array, "atom 3"]:
-    """Velocities (Å/fs) drawn at `temperature` (K), of total momentum 0.
+    """Draw Maxwell–Boltzmann velocities (Å/fs) at `temperature` (K) with total momentum 0.
 
-    With `angular`, of a system that conserves it, of angular momentum 0 too.
+    The angular momentum is 0 too if `angular`, for systems that conserve it.
 
-    Each component is normal with variance k_B T/m: the lighter an atom, the faster.
-    Taking the momentum out leaves (k_B T/m)(1 − m/M).
+    Each component is normal with variance k_B T/m. Removing the total momentum reduces the
+    variance to (k_B T/m)(1 − m/M).
     """
     mass = jnp.where(system.mask, system.masses, 1.0)
     width = jnp.sqrt(BOLTZMANN / KINETIC_TO_EV * temperature / mass) * system.mask

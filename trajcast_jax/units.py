@@ -1,8 +1,8 @@
-"""The one unit system of the package: Å, fs, Da, eV, K.
+"""The unit system of the package: Å, fs, Da, eV, K.
 
-Masses are in dalton, so a kinetic energy ½mv² comes out in Da·(Å/fs)² and is
-multiplied by `KINETIC_TO_EV` to give eV. Everything that enters from elsewhere
-(ASE, LAMMPS) is converted at the door with the constants below.
+Masses are in dalton, so a kinetic energy ½mv² is in Da·(Å/fs)²; `KINETIC_TO_EV` converts it
+to eV. Values from other programs (ASE, LAMMPS) are converted on input with the constants
+below.
 """
 
 # CODATA 2018.
@@ -19,4 +19,33 @@ WAVENUMBER_PER_INVERSE_FEMTOSECOND = 33356.40951981521
 """1 fs⁻¹ (ordinary frequency) in cm⁻¹."""
 
 FS_PER_DAY_TO_NS = 1e-6 * 86400.0
-"""Simulated fs per wall second, times this, is ns/day."""
+"""1 fs of simulated time per second of wall time, in ns/day."""
+
+BOHR = 0.529177210903
+"""1 bohr in Å."""
+
+ATOMIC_TIME = 0.02418884326586
+"""1 atomic unit of time in fs."""
+
+VELOCITY_UNITS = {
+    "angstrom/fs": 1.0,
+    "angstrom/ps": 1e-3,
+    "nm/ps": 1e-2,
+    "nm/fs": 10.0,
+    "m/s": 1e-5,
+    "ase": ASE_FEMTOSECOND,
+    "bohr/atu": BOHR / ATOMIC_TIME,
+    "amber": 20.455e-3,
+}
+"""Factors to Å/fs of the units of velocity that files have, by the name that options give them."""
+
+LAMMPS_UNITS = {
+    "metal": (1.0, 1e3, 1e-3),
+    "real": (1.0, 1.0, 1.0),
+    "electron": (BOHR, 1.0, BOHR / 1.03275),
+    "nano": (10.0, 1e6, 1e-5),
+    "micro": (1e4, 1e9, 1e-5),
+    "si": (1e10, 1e15, 1e-5),
+    "cgs": (1e8, 1e15, 1e-7),
+}
+"""LAMMPS's `units` styles: length in Å, time in fs, velocity in Å/fs (docs.lammps.org/units)."""

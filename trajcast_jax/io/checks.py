@@ -1,4 +1,4 @@
-"""What a trajectory must fulfil before anything is computed from it."""
+"""Checks of trajectories that were read from files."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from ase.data import chemical_symbols
 from ase.neighborlist import neighbor_list
 from jaxtyping import Float, Int
 
-from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
+from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, VELOCITY_UNITS
 
 PLAUSIBLE_TEMPERATURES = (1.0, 20_000.0)  # K
 CLOSEST_ATOMS = 0.5  # Å
 CONTACT_FRAMES = 10
-"""Frames of a trajectory that are searched for atoms on top of each other."""
+"""Number of frames of a trajectory that are checked for overlapping atoms."""
 
 
 class Frames(NamedTuple):
@@ -27,16 +27,24 @@ class Frames(NamedTuple):
     cell: Float[np.ndarray, "3 3"] | None  # Å
     times: Float[np.ndarray, "time"]  # fs
     index: Int[np.ndarray, "time"]
-    """The number of each frame in its file."""
+    """Index of each frame in its file."""
     velocity_unit: str
-    """The unit that the velocities were read in; "" of atoms at rest."""
+    """Unit in which the velocities were read; "" if they were set to 0."""
+    factor: float = 1.0
+    """Factor to Å/fs by which the velocities were read."""
+    unit_hint: str = "mend the file."
+    """What to do about a wrong unit, in a file of this format."""
 
 
 def check_frames(frames: Frames, path: Path, trusted: bool = False) -> Frames:
-    """The frames, or an error.
+    """Return the frames if they pass all checks.
 
-    `trusted` files are our own: their units are known, and a forecast that has gone wild
-    must remain readable.
+    Files that trajcast_jax wrote are `trusted`: only non-finite numbers are errors there. Their
+    units are known, and a forecast that became unstable must remain readable.
+
+    Raises:
+      ValueError: numbers are not finite; or, unless `trusted`, the temperature is implausible or
+        atoms overlap.
     """
     _check_numbers(frames, path)
     if not trusted:
@@ -48,10 +56,16 @@ def check_frames(frames: Frames, path: Path, trusted: bool = False) -> Frames:
 
 
 def temperatures(frames: Frames) -> Float[np.ndarray, "time"]:
-    """Temperature of each frame (time,) in K, centre of mass at rest."""
-    masses = frames.masses[:, None]
-    velocities = frames.velocities.astype(np.float64)
-    n_atoms = len(masses)
+    """Temperature (K) of each frame (time,), without the motion of the centre of mass."""
+    return temperatures_in(frames.velocities, frames.masses)
+
+
+def temperatures_in(
+    velocities: Float[np.ndarray, "time atom 3"], masses: Float[np.ndarray, "atom"]
+) -> Float[np.ndarray, "time"]:
+    """Temperature (K) of velocities (Å/fs) of masses (Da), without the centre of mass's motion."""
+    velocities, masses = np.asarray(velocities, np.float64), masses[:, None]
+    n_atoms = int(np.sum(masses > 0))
     if n_atoms > 1:
         mean = np.sum(masses * velocities, axis=1, keepdims=True) / masses.sum()
         velocities = velocities - mean
@@ -76,14 +90,35 @@ def _check_temperature(frames: Frames, path: Path) -> None:
     low, high = PLAUSIBLE_TEMPERATURES
     values = temperatures(frames)
     bad = (values < low) | (values > high)
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise ValueError(
-            f"The velocities in frame {frames.index[i]} of {path}, read in {frames.velocity_unit}, "
-            f"mean a temperature of {values[i]:.3g} K, and {low:g} to {high:g} K are plausible; "
-            "say their right unit in the comment lines of an extended XYZ file: "
-            'velocity_unit="ase", "angstrom/ps" or "angstrom/fs".'
+    if not bad.any():
+        return
+    i = int(np.argmax(bad))
+    warm = np.flatnonzero(values >= low)
+    if values[i] < low and len(warm) > 0 and i == 0:
+        cure = (
+            f"the {warm[0]} frames before frame {frames.index[warm[0]]} are at rest or cold: leave "
+            f"them out by first (--first {frames.index[warm[0]]})."
         )
+    elif values[i] < 1e-9:
+        cure = "its atoms are at rest; give frames of a simulation (rollout has --thermalize)."
+    else:
+        cure = frames.unit_hint + other_units(
+            frames.velocities[i : i + 1], frames.masses, frames.factor
+        )
+    raise ValueError(
+        f"The velocities in frame {frames.index[i]} of {path}, read in {frames.velocity_unit}, "
+        f"mean a temperature of {values[i]:.3g} K, and {low:g} to {high:g} K are plausible; {cure}"
+    )
+
+
+def other_units(velocities, masses, read_in: float = 1.0) -> str:
+    """What velocities (Å/fs, read by the factor `read_in`) mean in other units, where plausible."""
+    told = []
+    for name, factor in VELOCITY_UNITS.items():
+        kelvin = float(np.median(temperatures_in(velocities * factor / read_in, masses)))
+        if 10.0 < kelvin < 5000.0:
+            told.append(f"{name} {kelvin:.3g} K")
+    return f" The same numbers mean, in {', in '.join(told)}." if told else ""
 
 
 def _check_contacts(frames: Frames, i: int, path: Path) -> None:
@@ -103,10 +138,10 @@ def _check_contacts(frames: Frames, i: int, path: Path) -> None:
 def unwrap_positions(
     positions: Float[np.ndarray, "time atom 3"], cell: Float[np.ndarray, "3 3"] | None
 ) -> Float[np.ndarray, "time atom 3"]:
-    """(time, atom, 3) positions without jumps over the cell's faces.
+    """Unwrap positions (time, atom, 3): remove the jumps across cell faces.
 
-    In whole cells and double precision, unlike `system.unwrap`, so that nothing adds up
-    over long trajectories.
+    Unlike `system.unwrap`, this sums integer shifts in double precision, so that errors do not
+    accumulate over long trajectories.
     """
     if cell is None or len(positions) < 2:
         return positions

@@ -1,4 +1,4 @@
-"""Files: found with a helpful error, replaced in one step."""
+"""Atomic replacement of files, and helpful errors for missing ones."""
 
 import difflib
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def atomic_write(path: str | Path, content: bytes) -> None:
-    """Replaces `path` by `content` in one step: a reader sees the old file or the new one."""
+    """Replace `path` by `content` atomically: a reader sees either the old or the new file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -21,7 +21,12 @@ def atomic_write(path: str | Path, content: bytes) -> None:
 
 
 def existing_file(path: str | Path) -> Path:
-    """The path, or an error that names files with a similar name."""
+    """Return the path of an existing file.
+
+    Raises:
+      FileNotFoundError: there is no such file. The message lists files with similar names.
+      IsADirectoryError: the path is a folder.
+    """
     path = Path(path)
     if path.is_file():
         return path

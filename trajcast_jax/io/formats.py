@@ -1,4 +1,4 @@
-"""Every format that ASE reads, and extended XYZ out."""
+"""Read all formats that ASE knows; write extended XYZ."""
 
 from pathlib import Path
 
@@ -9,52 +9,82 @@ from ase.data import atomic_masses, chemical_symbols
 from ase.io.formats import UnknownFileTypeError
 from jaxtyping import Float
 
-from trajcast_jax.io.checks import Frames, unwrap_positions
+from trajcast_jax.io.checks import PLAUSIBLE_TEMPERATURES, temperatures_in
+from trajcast_jax.io.options import ReadOptions
+from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.species import TINY, Elements, check_masses, from_labels, from_names
+from trajcast_jax.io.xyz import one_clock, readable
 from trajcast_jax.system import System
-from trajcast_jax.units import ASE_FEMTOSECOND
+from trajcast_jax.units import ASE_FEMTOSECOND, VELOCITY_UNITS
 
 VELOCITY_COLUMNS = ("velocities", "velo", "vel")
-VELOCITY_UNITS = {"angstrom/fs": 1.0, "angstrom/ps": 1e-3, "ase": ASE_FEMTOSECOND}
-"""Values of the key `velocity_unit` of an extended XYZ comment, in Å/fs."""
 ASE_MOMENTA = "ASE's unit √(eV/u), as momenta"
+MOMENTA_HINT = (
+    "their unit is ASE's, √(eV/u); check the program that wrote them, which may have left them in "
+    "another one."
+)
+RESOLVED = "trajcast_jax_elements"
+"""Key of frames whose species the options have already told."""
+HOT = 1000.0
+"""K; if velocities of unstated unit mean more, they are more likely in a smaller unit than Å/fs."""
+HINT = (
+    "say their right unit by velocity_unit (--velocity-unit), or in the comment lines of an "
+    'extended XYZ file: velocity_unit="ase", "angstrom/ps" or "angstrom/fs".'
+)
 
 
 def read_ase(
-    path: Path, index: int | slice, time_step: float | None, still: bool = False
-) -> Frames:
-    """Frames of any file that ASE reads; positions unwrapped.
+    path: Path, index: int | slice, options: ReadOptions, still: bool = False
+) -> Recording:
+    """Read frames of any file that ASE reads, positions as they stand in it.
 
-    Velocities are ASE's momenta, or an extended XYZ column `velocities`, `velo` or `vel`,
-    which ASE keeps but does not use: in the unit of the comment's key `velocity_unit`,
-    in Å/fs without one; 0 if `still`. Times (fs) are the key `time`, or multiples of `time_step`.
+    Velocities come from an extended XYZ column `velocities`, `velo` or `vel`, which ASE stores
+    but does not use, and otherwise from ASE's momenta; with `still` they are 0. The comment-line
+    key `velocity_unit` gives the column's unit, Å/fs by default. Times (fs) and steps are
+    those of the comment-line keys `time` and `timestep`.
+
+    Raises:
+      IndexError: there is no such frame.
+      ValueError: the file cannot be read, lacks velocities, leaves something open, or its atoms
+        or cell change.
     """
-    numbers, frames = _select(path, index)
+    numbers, frames = _select(path, index, options)
     first = frames[0] if frames else Atoms()
     for number, atoms in zip(numbers, frames, strict=True):
         _check_same_atoms(first, atoms, int(number), path)
-    cell, shape = _cell(first, path), (len(frames), len(first), 3)
-    units = {"" if still else _velocity_unit(a, path) for a in frames}
+    units = {"" if still else _velocity_unit(a, options, path) for a in frames}
     if len(units) > 1:
         raise ValueError(f"{path} gives velocities in several units ({', '.join(units)}); use one.")
-    return Frames(
-        positions=unwrap_positions(np.reshape([a.positions for a in frames], shape), cell),
-        velocities=np.reshape([_velocities(a, still) for a in frames], shape),
-        species=first.numbers,
-        masses=first.get_masses(),
-        cell=cell,
-        times=_times(frames, numbers, path, time_step),
-        index=numbers,
-        velocity_unit=units.pop() if units else "",
+    unit = units.pop() if units else ""
+    velocities = np.reshape(
+        [_velocities(a, unit, path) for a in frames], (len(frames), len(first), 3)
     )
+    elements = _elements(first, options, path)
+    _require_unit(first, unit, options, velocities[:1], path)
+    steps, times = _clock(frames, numbers, path)
+    recording = Recording(
+        positions=np.reshape([a.positions for a in frames], velocities.shape),
+        velocities=velocities,
+        species=elements.species,
+        masses=elements.masses,
+        cell=_cell(first, options, path) if frames else None,
+        index=numbers,
+        velocity_unit=unit,
+        steps=steps,
+        times=times,
+        factor=VELOCITY_UNITS.get(unit, ASE_FEMTOSECOND),
+        unit_hint=MOMENTA_HINT if unit == ASE_MOMENTA else HINT,
+    )
+    return without_massless(recording, path)
 
 
 def write_extxyz(
     path: str | Path, trajectory: System, times: Float[np.ndarray, "time"] | None = None
 ) -> None:
-    """A System, or a trajectory of them at `times` (fs), as extended XYZ.
+    """Write a System, or a trajectory at `times` (fs), as extended XYZ.
 
-    The column `velocities` is in Å/fs and says so; the column `momenta` is there too, as it
-    is what ASE's own functions use.
+    The column `velocities` is in Å/fs, which the key `velocity_unit` states. The column `momenta`
+    is for ASE's own functions.
     """
     real = np.asarray(trajectory.mask)
     positions = np.asarray(trajectory.positions, np.float64).reshape(-1, len(real), 3)[:, real]
@@ -81,35 +111,52 @@ def write_extxyz(
                 file.write(f"{chemical_symbols[z]:2} " + " ".join(f"{x:.9g}" for x in row) + "\n")
 
 
-def _select(path: Path, index: int | slice) -> tuple[np.ndarray, list[Atoms]]:
-    """The selected frames and their numbers in the file."""
+def _select(path: Path, index: int | slice, options: ReadOptions):
+    """Read the selected frames; return their indices in the file, and the frames."""
     if not isinstance(index, slice):
-        return np.array([index]), _read_atoms(path, index)
-    start, stop, step = index.start or 0, index.stop, index.step or 1
-    if start < 0 or (stop or 0) < 0 or step < 0:  # counted from an end that ASE must find first
-        frames = _read_atoms(path, slice(None))
+        return np.array([index]), _read_atoms(path, index, options)
+    start, stop = index.start or 0, index.stop
+    if start < 0 or (stop or 0) < 0:  # needs the number of frames in the file
+        frames = _read_atoms(path, slice(None), options)
         numbers = np.arange(len(frames))[index]
         return numbers, [frames[i] for i in numbers]
-    frames = _read_atoms(path, slice(start, stop, step))
-    return np.arange(len(frames)) * step + start, frames
+    frames = _read_atoms(path, slice(start, stop), options)
+    return np.arange(len(frames)) + start, frames
 
 
-def _read_atoms(path: Path, index: int | slice) -> list[Atoms]:
-    """The selected frames, or an error that says why ASE cannot read them."""
+def _read_atoms(path: Path, index: int | slice, options: ReadOptions) -> list[Atoms]:
+    """Read the selected frames with ASE, or raise an error that says why it cannot."""
+    source, isotopes = path, None
+    if path.suffix in (".xyz", ".extxyz"):
+        source, isotopes = readable(path, options)
     try:
-        frames = ase.io.read(path, index=index)
+        # An @ in a name would otherwise end the name.
+        known = {} if isotopes is None else {"format": "extxyz"}
+        frames = ase.io.read(source, index=index, do_not_split_by_at_sign=True, **known)
     except UnknownFileTypeError as error:
         raise ValueError(
-            f"{path} is of no known trajectory format; give extended XYZ (.extxyz), H5MD (.h5) or "
-            "another file that ASE reads."
+            f"{path} is of no known trajectory format; give extended XYZ (.extxyz), H5MD (.h5), a "
+            "LAMMPS dump or another file that ASE reads; files of GROMACS and AMBER need "
+            "--topology."
         ) from error
     except (IndexError, StopIteration) as error:
+        if index == -1 or isinstance(index, slice):  # of a file that has any frame
+            raise ValueError(
+                f"ASE cannot read {path} ({type(error).__name__}: {error}); is it complete?"
+            ) from error
         raise IndexError(f"Frame {index} is not in {path}.") from error
-    except Exception as error:  # ASE's readers raise whatever the parser meets
+    except Exception as error:  # ASE's readers raise many types of errors
         raise ValueError(
             f"ASE cannot read {path} ({type(error).__name__}: {error}); is it complete?"
         ) from error
-    return frames if isinstance(frames, list) else [frames]
+    frames = frames if isinstance(frames, list) else [frames]
+    if isotopes is not None:
+        for atoms in frames:
+            atoms.info[RESOLVED] = True
+            if len(atoms) == len(isotopes) and "masses" not in atoms.arrays:
+                masses = np.where(isotopes > 0, isotopes, atoms.get_masses())
+                atoms.set_masses(masses)
+    return frames
 
 
 def _check_same_atoms(first: Atoms, atoms: Atoms, number: int, path: Path) -> None:
@@ -131,64 +178,148 @@ def _check_same_atoms(first: Atoms, atoms: Atoms, number: int, path: Path) -> No
         )
 
 
-def _cell(atoms: Atoms, path: Path) -> np.ndarray | None:
-    """The cell of periodic atoms, None of isolated ones."""
+def _cell(atoms: Atoms, options: ReadOptions, path: Path) -> np.ndarray | None:
+    """Cell (3, 3) in Å of periodic atoms; None for isolated ones."""
     if atoms.pbc.any() and not atoms.pbc.all():
         raise ValueError(
             f"{path} is periodic in some directions only (pbc = {atoms.pbc.tolist()}); give "
             "atoms that are periodic in all three or in none."
         )
-    if not atoms.pbc.all():
-        return None
     cell = atoms.cell.array
-    if abs(np.linalg.det(cell)) < 1e-6:
-        raise ValueError(f"{path} is periodic, but its cell {cell.tolist()} has no volume.")
-    return cell
+    stated = True if atoms.pbc.all() else None if np.any(cell) else False
+    if stated is False and (options.periodic or options.cell):
+        stated = None  # a file without a cell, as plain XYZ, may leave it to the options
+    return decide_cell(cell, stated, options, path, "says that it is not periodic (its pbc is off)")
+
+
+def _elements(atoms: Atoms, options: ReadOptions, path: Path) -> Elements:
+    """Elements and masses; types that ASE took for atomic numbers are asked for."""
+    types = atoms.arrays.get("type")
+    masses = atoms.arrays.get("masses")
+    numbered = types is not None and np.array_equal(np.asarray(types), atoms.numbers)
+    if path.suffix.lower() in (".pdb", ".ent") and not _names_elements(path):
+        names = atoms.arrays.get("atomtypes", np.array(atoms.get_chemical_symbols()))
+        residues = atoms.arrays.get("residuenames", np.array([""] * len(atoms)))
+        return from_names([str(n) for n in names], [str(r) for r in residues], options, path)
+    if numbered or (options.species and len(atoms) and RESOLVED not in atoms.info):
+        labels = atoms.numbers if types is None else types
+        if types is None:
+            labels = np.array(atoms.get_chemical_symbols())
+            return from_labels(labels, options, path, masses, kind="name")
+        return from_labels(np.asarray(labels), options, path, masses)
+    if masses is not None and np.any((atoms.numbers == 0) & (masses > TINY)):
+        raise ValueError(
+            f"{path} gives atoms without an element (X) a mass; name the elements, or give the "
+            "sites without mass a mass of 0."
+        )
+    elements = Elements(atoms.numbers, np.where(atoms.numbers > 0, atoms.get_masses(), 0.0))
+    if masses is None:
+        return elements
+    standard = np.where(atoms.numbers > 0, atomic_masses[atoms.numbers], 0.0)
+    return check_masses(elements._replace(masses=standard), atoms.symbols, atoms.get_masses(), path)
+
+
+def _names_elements(path: Path) -> bool:
+    """Whether all atoms of a PDB file have the columns of their element; ASE guesses without."""
+    rows = [x for x in path.read_text().splitlines() if x.startswith(("ATOM", "HETATM"))]
+    return all(row[76:78].strip() for row in rows)
 
 
 def _velocity_column(atoms: Atoms) -> str | None:
     return next((name for name in VELOCITY_COLUMNS if name in atoms.arrays), None)
 
 
-def _velocity_unit(atoms: Atoms, path: Path) -> str:
-    """The unit that this frame's velocities are read in."""
+def _velocity_unit(atoms: Atoms, options: ReadOptions, path: Path) -> str:
+    """Unit in which the velocities of this frame are read."""
     if _velocity_column(atoms) is None:
         if "momenta" not in atoms.arrays:
+            raise ValueError(f"{path} has no velocities; {_cure(path)}")
+        if options.velocity_unit not in ("", "ase"):
             raise ValueError(
-                f"{path} has no velocities; give a trajectory with a column 'velocities' (Å/fs) or "
-                "with ASE momenta, for a forecast starts from positions and velocities (rollout "
-                "draws these with --thermalize)."
+                f"{path} has ASE's momenta, whose unit is ASE's, but velocity_unit says "
+                f"{options.velocity_unit}; leave it out, or write a column 'velocities'."
             )
         return ASE_MOMENTA
-    unit = str(atoms.info.get("velocity_unit", "angstrom/fs"))
-    if unit not in VELOCITY_UNITS:
+    told = atoms.info.get("velocity_unit")
+    if told is not None and str(told) not in VELOCITY_UNITS:
         raise ValueError(
-            f"{path} gives velocities in '{unit}'; known are {', '.join(VELOCITY_UNITS)}."
+            f"{path} gives velocities in '{told}'; known are {', '.join(VELOCITY_UNITS)}."
         )
-    return unit
+    if told is not None and options.velocity_unit not in ("", str(told)):
+        raise ValueError(
+            f"{path} gives velocities in {told}, but velocity_unit says {options.velocity_unit}; "
+            "leave it out."
+        )
+    return str(told or options.velocity_unit or "angstrom/fs")
 
 
-def _velocities(atoms: Atoms, still: bool) -> np.ndarray:
-    """(atom, 3) Å/fs."""
-    if still:
+def _cure(path: Path) -> str:
+    """What to do about a file without velocities."""
+    if "XDATCAR" in path.name or path.suffix == ".xml" or "OUTCAR" in path.name:
+        return (
+            "VASP writes none along a run into XDATCAR, OUTCAR and vasprun.xml. Run VASP by ASE's "
+            "molecular dynamics, whose .traj file has them; a start at rest is read with still "
+            "(rollout --thermalize)."
+        )
+    return (
+        "give a trajectory with a column 'velocities' (Å/fs), with ASE momenta, or a second file "
+        "with the velocities (--velocities), for a forecast starts from positions and velocities "
+        "(rollout draws these with --thermalize)."
+    )
+
+
+def _velocities(atoms: Atoms, unit: str, path: Path) -> np.ndarray:
+    """Velocities (atom, 3) of one frame, Å/fs; zeros if there is no unit."""
+    if not unit:
         return np.zeros_like(atoms.positions)
     column = _velocity_column(atoms)
+    momenta = atoms.get_velocities() * ASE_FEMTOSECOND
     if column is None:
-        return atoms.get_velocities() * ASE_FEMTOSECOND
-    return (
-        atoms.arrays[column] * VELOCITY_UNITS[str(atoms.info.get("velocity_unit", "angstrom/fs"))]
-    )
+        return momenta
+    velocities = atoms.arrays[column] * VELOCITY_UNITS[unit]
+    if "momenta" in atoms.arrays:
+        away = np.abs(velocities - momenta).max(initial=0.0)
+        if away > 1e-3 * np.abs(velocities).max(initial=0.0) + 1e-9:
+            kelvin = [
+                float(temperatures_in(v[None], atoms.get_masses())[0])
+                for v in (velocities, momenta)
+            ]
+            raise ValueError(
+                f"{path} has velocities twice, and they disagree: its column '{column}', read in "
+                f"{unit}, means {kelvin[0]:.3g} K, its momenta {kelvin[1]:.3g} K. State the unit "
+                'of the column (velocity_unit="ase" in the comment lines, or --velocity-unit), or '
+                "leave one of them out."
+            )
+    return velocities
 
 
-def _times(frames: list[Atoms], numbers, path: Path, time_step: float | None) -> np.ndarray:
-    """(time,) fs."""
-    if time_step is not None:
-        return numbers * float(time_step)
-    if all("time" in atoms.info for atoms in frames):
-        return np.array([float(atoms.info["time"]) for atoms in frames])
-    if len(frames) == 1:
-        return np.zeros(1)
-    raise ValueError(
-        f"{path} does not tell the times of its frames; give the fs between them as time_step "
-        "(--time-step)."
-    )
+def _require_unit(atoms: Atoms, unit: str, options: ReadOptions, velocities, path: Path) -> None:
+    """Ask for the unit of a column that states none, where Å/fs means that it is hot."""
+    stated = "velocity_unit" in atoms.info or options.velocity_unit or "momenta" in atoms.arrays
+    if not unit or unit == ASE_MOMENTA or stated or not len(atoms):
+        return
+    kelvin = float(temperatures_in(velocities, np.maximum(atoms.get_masses(), 1e-3))[0])
+    in_ase = kelvin * ASE_FEMTOSECOND**2
+    if HOT < kelvin < PLAUSIBLE_TEMPERATURES[1]:
+        raise ValueError(
+            f"{path} does not state the unit of its velocities: read in angstrom/fs they mean "
+            f"{kelvin:,.4g} K, in ASE's unit {in_ase:.3g} K; say which by velocity_unit "
+            "(--velocity-unit angstrom/fs or ase)."
+        )
+
+
+def _clock(frames: list[Atoms], numbers, path: Path):
+    """Steps and times (fs) of the frames, if they tell them."""
+    found = []
+    for name in ("timestep", "time"):
+        each = [{k.lower(): v for k, v in atoms.info.items()} for atoms in frames]
+        values = [e.get(name) for e in each]
+        told = bool(frames) and one_clock(values, numbers, path, name)
+        try:
+            found.append(np.array(values, float) if told else None)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} has a {name} that is no number ({error}); mend its comment lines."
+            ) from error
+    steps, times = found
+    return None if steps is None else np.round(steps).astype(int), times

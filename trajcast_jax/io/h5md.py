@@ -1,9 +1,9 @@
-"""H5MD in, and what its layout is.
+"""Read H5MD files.
 
 H5MD (de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014),
 doi:10.1016/j.cpc.2014.01.018, https://www.nongnu.org/h5md/h5md.html) is an HDF5 layout
-for molecular trajectories. Ours have besides a group `trajcast_jax` with the number of
-complete frames.
+for molecular trajectories. Files that trajcast_jax writes have an additional group
+`trajcast_jax` with the number of complete frames.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,10 @@ import numpy as np
 from ase.data import atomic_masses
 
 from trajcast_jax.io.checks import Frames, unwrap_positions
+from trajcast_jax.io.h5md_dead import open_closed
+from trajcast_jax.io.locks import is_locked
+from trajcast_jax.io.npz import ALWAYS
+from trajcast_jax.reading import reads
 
 TO_ANGSTROM = {"Angstrom": 1.0, "nm": 10.0}
 TO_ANGSTROM_PER_FS = {"Angstrom fs-1": 1.0, "Angstrom ps-1": 1e-3, "nm ps-1": 1e-2}
@@ -23,48 +27,64 @@ N_FRAMES = f"{OURS}/n_frames"
 
 
 def elements(file) -> list[str]:
-    """Names of the time-dependent elements of one of our files."""
+    """Names of the time-dependent elements of a file that trajcast_jax wrote."""
     names = ["particles/all/position", "particles/all/velocity"]
     names += [f"observables/{name}" for name in file.get("observables", ())]
     return [name for name in names if name in file]
 
 
 def series(file) -> list[str]:
-    """Names of the growing datasets of one of our files, each once."""
+    """Names of the datasets that grow with time in a file that trajcast_jax wrote, each once."""
     names = elements(file)
     clock = ["particles/all/position/step", "particles/all/position/time"] if names else []
     return clock + [f"{name}/value" for name in names]
 
 
 def n_complete(file) -> int:
-    """Frames that are completely on disk."""
-    if N_FRAMES in file:
-        return int(file[N_FRAMES][()])
+    """Number of frames that are completely on disk."""
     particles = _particles(file)
-    return min(len(particles[f"{name}/value"]) for name in ("position", "velocity"))
+    elements = [f"{name}/value" for name in ("position", "velocity")]
+    there = [len(particles[name]) for name in elements if name in particles]
+    if N_FRAMES in file:
+        count = int(file[N_FRAMES][()])
+        if not 0 <= count <= min(there, default=0):
+            raise ValueError(
+                f"it counts {count} frames, but {min(there, default=0)} are stored; it is damaged"
+            )
+        return count
+    for name in elements:
+        require_stored(particles[name])
+    return min(there)
 
 
 def open_h5md(path: Path) -> h5py.File:
-    """The file for reading, also while it is written or after its writer was killed."""
+    """Open a file for reading, also while it is written or after its writer was killed.
+
+    Raises:
+      ValueError: the file is truncated or not HDF5.
+    """
     try:
         if not is_being_written(path):
             return h5py.File(path, "r", locking=False)
         _require_whole(path)
-        file = h5py.File(path, "r", swmr=True, locking=False)
+        if is_locked(path):
+            file = h5py.File(path, "r", swmr=True, locking=False)
+        else:
+            file = open_closed(path)
         if _end_of_frames(file) <= path.stat().st_size:
             return file
         file.close()
         error = "its frames go beyond its end"
-    except (OSError, RuntimeError, KeyError) as caught:
+    except Exception as caught:  # of a damaged file, h5py raises many types of errors
         error = caught
     raise ValueError(f"{path} cannot be opened as HDF5 ({error}); it is truncated or no HDF5 file.")
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a writer has the file open, or was killed: a flag in the superblock (version 3).
+    """Whether a writer has the file open or was killed, from a flag in the superblock (version 3).
 
-    Only then may it be opened for reading beside a writer: that forgives inconsistencies,
-    which in a file at rest are damage.
+    Only files of a living writer are opened in SWMR mode, which waits for a part that does not fit
+    to be mended. In other files, it is damage and must raise errors.
     """
     with open(path, "rb") as file:
         head = file.read(12)
@@ -72,7 +92,7 @@ def is_being_written(path: Path) -> bool:
 
 
 def _require_whole(path: Path) -> None:
-    """Raises OSError where the file ends before its superblock says: HDF5 would wait forever."""
+    """Raise OSError if the file is shorter than its superblock states; HDF5 would hang on it."""
     with open(path, "rb") as file:
         head = file.read(36)
     end = int.from_bytes(head[28:36], "little")
@@ -81,7 +101,7 @@ def _require_whole(path: Path) -> None:
 
 
 def _end_of_frames(file) -> int:
-    """Where in the file the complete frames end, byte; HDF5 would read zeros after a cut."""
+    """Byte at which the complete frames end. In a truncated file, HDF5 would read zeros there."""
     if N_FRAMES not in file:
         return 0
     n_frames, ends = n_complete(file), [0]
@@ -95,26 +115,33 @@ def _end_of_frames(file) -> int:
     return max(ends)
 
 
+@reads
 def h5md_length(path: Path) -> int:
-    """Complete frames in the file."""
+    """Number of complete frames in the file."""
     with open_h5md(path) as file:
         if N_FRAMES not in file:
             _require_h5md(file, path)
         return n_complete(file)
 
 
+@reads
 def h5md_metadata(path: Path) -> dict[str, str]:
-    """The texts that the writer was given as `metadata`."""
+    """Read the texts that were given to the writer as `metadata`."""
     with open_h5md(path) as file:
         attributes = file[OURS].attrs if OURS in file else {}
         return {name: value for name, value in attributes.items() if isinstance(value, str)}
 
 
+@reads
 def read_h5md(path: Path, selection: slice) -> tuple[Frames, bool]:
-    """The selected frames, and whether the file is one of ours.
+    """Read the selected frames; also return whether trajcast_jax wrote the file.
 
-    Of other programs' files, the first group of particles; units must be stated, and
+    In files of other programs, the first particle group is read, units must be stated, and
     positions are unwrapped.
+
+    Raises:
+      ValueError: the file lacks data or units, its cell changes, or it stores positions and
+        velocities at different steps.
     """
     with open_h5md(path) as file:
         _require_h5md(file, path)
@@ -125,8 +152,8 @@ def read_h5md(path: Path, selection: slice) -> tuple[Frames, bool]:
         position_factor, _ = _unit(particles["position/value"], TO_ANGSTROM, path)
         velocity_factor, unit = _unit(particles["velocity/value"], TO_ANGSTROM_PER_FS, path)
         cell = read_cell(particles, path)
-        species = particles["species"][()]
-        masses = particles["mass"][()] if "mass" in particles else atomic_masses[species]
+        species = _whole(particles["species"])
+        masses = _whole(particles["mass"]) if "mass" in particles else atomic_masses[species]
         times = _times(particles["position"], index, path)
         if not ours and not _at_once(particles, index, path):
             raise ValueError(
@@ -139,8 +166,9 @@ def read_h5md(path: Path, selection: slice) -> tuple[Frames, bool]:
     return Frames(positions, velocities, species, masses, cell, times, index, unit), ours
 
 
+@reads
 def read_h5md_observables(path: Path, selection: slice) -> dict[str, np.ndarray]:
-    """The scalar or array time series under `observables`, by name."""
+    """Read the scalar or array time series in the group `observables`, by name."""
     with open_h5md(path) as file:
         _require_h5md(file, path)
         index = np.arange(n_complete(file))[selection]
@@ -148,8 +176,29 @@ def read_h5md_observables(path: Path, selection: slice) -> dict[str, np.ndarray]
         return {n: _rows(g["value"], index) for n, g in series.items() if "value" in g}
 
 
+def require_stored(data: h5py.Dataset) -> None:
+    """Raise ValueError if the dataset claims to be far larger than what is stored of it.
+
+    HDF5 makes up the rest, and would ask for the memory. Deflate packs up to 1,032 bytes into one.
+    """
+    claimed, stored = data.size * data.dtype.itemsize, data.id.get_storage_size()
+    if claimed > max(ALWAYS, (1100 if data.id.get_create_plist().get_nfilters() else 4) * stored):
+        raise ValueError(
+            f"{data.name} is to have {claimed:,} bytes, but {stored:,} are stored; the file is "
+            "damaged or incomplete"
+        )
+
+
+def _whole(data: h5py.Dataset) -> np.ndarray:
+    require_stored(data)
+    return data[()]
+
+
 def _rows(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
-    """data[index] for evenly spaced rows, read in blocks: HDF5's strided reads are slow."""
+    """Read data[index] for evenly spaced rows in blocks, because HDF5's strided reads are slow."""
+    require_stored(data)
+    if len(index) and index.max() >= len(data):
+        raise ValueError(f"{data.name} has {len(data)} rows, but row {index.max()} is asked for")
     if len(index) == 0:
         return np.empty((0, *data.shape[1:]), data.dtype)
     step = int(index[1] - index[0]) if len(index) > 1 else 1
@@ -161,7 +210,7 @@ def _rows(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
 
 
 def _at_once(particles: h5py.Group, index: np.ndarray, path: Path) -> bool:
-    """Whether positions and velocities tell the same steps and times, where both tell them."""
+    """Whether positions and velocities have the same steps and times, as far as both have any."""
     both = particles["position"], particles["velocity"]
     clocks = {
         "step": lambda element: _clock(element["step"], index),
@@ -188,7 +237,7 @@ def _require_h5md(file, path: Path) -> None:
 
 
 def read_cell(particles, path: Path) -> np.ndarray | None:
-    """(3, 3) Å, or None of isolated atoms."""
+    """Read the cell (3, 3) in Å; None for isolated atoms."""
     box = particles["box"]
     boundary = [b.decode() if isinstance(b, bytes) else str(b) for b in box.attrs["boundary"]]
     if set(boundary) == {"none"}:
@@ -200,7 +249,7 @@ def read_cell(particles, path: Path) -> np.ndarray | None:
         )
     edges = box["edges"]
     value = edges["value"] if isinstance(edges, h5py.Group) else edges
-    cells = value[()] if isinstance(edges, h5py.Group) else value[()][None]
+    cells = _whole(value) if isinstance(edges, h5py.Group) else _whole(value)[None]
     if not np.allclose(cells, cells[0], rtol=1e-5):
         raise ValueError(f"The cell changes along {path}; only constant volume can be used.")
     cell = np.diag(cells[0]) if cells[0].ndim == 1 else cells[0]
@@ -218,7 +267,7 @@ def _unit(data: h5py.Dataset, known: Mapping[str, float], path: Path) -> tuple[f
 
 
 def _times(position: h5py.Group, index: np.ndarray, path: Path) -> np.ndarray:
-    """(time,) fs."""
+    """Read the times (time,) of frames, fs."""
     if "time" not in position:
         raise ValueError(f"{path} does not tell the times of its frames.")
     factor, _ = _unit(position["time"], TO_FS, path)
@@ -226,7 +275,7 @@ def _times(position: h5py.Group, index: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _clock(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
-    """Steps or times (time,) of an element, in its unit; H5MD may give the spacing alone."""
+    """Read steps or times (time,) in their unit. H5MD also allows to store the spacing only."""
     if data.ndim == 0:
         return float(data.attrs.get("offset", 0.0)) + float(data[()]) * index
     return _rows(data, index)

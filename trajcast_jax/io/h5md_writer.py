@@ -1,11 +1,10 @@
-"""H5MD out, streamed and append-safe.
+"""Write H5MD files frame by frame; a killed writer leaves a readable file.
 
-Files are written in HDF5's single-writer-multiple-reader mode: metadata reach the disk
-in an order that keeps the file readable at every instant, and a counter of complete
-frames moves only after the frames that it counts are on disk. A killed or starved
-writer therefore loses at most the chunk that it was writing, and a file can be read
-while it grows. HDF5 can add datasets or cut off frames only outside of this mode; that
-is done on a copy, which then takes the file's place.
+Files are written in HDF5's single-writer-multiple-reader (SWMR) mode, which keeps them readable
+at every instant. A counter of complete frames is increased only after the frames are on disk.
+A killed writer, or a full disk, therefore loses at most the chunk being written, and a file can
+be read while it grows. HDF5 cannot add datasets or remove frames in this mode; this is done on
+a copy, which then replaces the file.
 """
 
 import contextlib
@@ -29,17 +28,17 @@ from trajcast_jax.io.h5md import (
     read_cell,
     series,
 )
+from trajcast_jax.io.locks import Lock
 from trajcast_jax.system import System
 
 _BYTES_PER_CHUNK = 2**19
 
 
 class H5MDWriter:
-    """Appends frames to an H5MD file; an existing file of the same system is continued.
+    """Append frames to an H5MD file, which is created or, for the same system, continued.
 
-    Frames are given as a System with a leading time axis; frame n is at time n·`time_step`.
-    Opening an existing file cuts off an incomplete tail, and everything from frame
-    `n_frames` on if that is given.
+    Frames are a System with a leading time axis; frame n is at time n·`time_step`. Opening an
+    existing file removes incomplete frames, and all frames from `n_frames` on if it is given.
 
     Args:
       path: the file.
@@ -48,7 +47,11 @@ class H5MDWriter:
       steps_per_frame: integration steps between frames, H5MD's `step`.
       creator: name of the program, stored in the file.
       metadata: texts stored as attributes of the group `trajcast_jax` of a new file.
-      n_frames: frames to keep of an existing file; all complete ones by default.
+      n_frames: number of frames to keep of an existing file; by default all complete ones.
+
+    Raises:
+      OSError: another process is writing the file.
+      ValueError: the file holds another system or time step, or fewer than `n_frames` frames.
     """
 
     def __init__(
@@ -67,14 +70,22 @@ class H5MDWriter:
         self.steps_per_frame = steps_per_frame
         self._failed = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        sentence = f"{path} is being written by another process; wait for it or write elsewhere."
+        self._lock = Lock(self.path, sentence)  # raises before another writer's file is touched
+        try:
+            self._open(system, creator, metadata or {}, n_frames)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, system: System, creator: str, metadata, n_frames: int | None) -> None:
         if self.path.exists():
-            _lock(self.path).close()  # before anything is done to a file that another one writes
             with open_h5md(self.path) as file:
                 _check_same(file, self.path, system, self.time_step)
                 complete = n_complete(file)
         else:
             with _replacing(self.path) as file:
-                _write_header(file, system, creator, self.time_step, metadata or {})
+                _write_header(file, system, creator, self.time_step, metadata)
             complete = 0
         self.n_frames = complete if n_frames is None else n_frames
         if self.n_frames > complete:
@@ -84,17 +95,20 @@ class H5MDWriter:
             )
         if self.n_frames < complete or is_being_written(self.path):
             _rewrite(self.path, self.n_frames)
-        self._lock = _lock(self.path)
         self._file = _open_to_append(self.path)
 
     def append(
         self, frames: System, observables: Mapping[str, Array | np.ndarray] | None = None
     ) -> None:
-        """Appends frames (time, atom, 3) and observables (time, ...) by name, in eV; all or none.
+        """Append frames (time, atom, 3) and named observables (time, ...) in eV; all or nothing.
 
-        The names of the first call are those of the file.
+        Every call must give the observables of the first call.
+
+        Raises:
+          OSError: the write failed, or an earlier one did.
+          ValueError: lengths differ, or names differ from those of the file.
         """
-        if self._failed:  # HDF5 cannot go on after a failed write
+        if self._failed:  # HDF5 cannot continue after a failed write
             raise OSError(f"An earlier write to {self.path} has failed; it must be opened anew.")
         values = {
             "particles/all/position": np.asarray(frames.positions),
@@ -108,7 +122,7 @@ class H5MDWriter:
         try:
             _require_space(self.path, sum(v.nbytes for v in values.values()))
             self._require_series(values)
-            self._failed = True  # until it has worked
+            self._failed = True  # reset after success
             self._write("particles/all/position/step", index * self.steps_per_frame)
             self._write("particles/all/position/time", index * self.time_step)
             for name, value in values.items():
@@ -125,14 +139,14 @@ class H5MDWriter:
         self.n_frames = stop
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         try:
             self._file.close()
         except RuntimeError:
-            if not self._failed:  # else `append` has told it, and the complete frames are safe
+            if not self._failed:  # else `append` has raised, and complete frames are safe
                 raise
         finally:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self):
         return self
@@ -141,13 +155,12 @@ class H5MDWriter:
         self.close()
 
     def _require_series(self, values: Mapping[str, np.ndarray]) -> None:
-        """The file must have a dataset for all of the values, and for nothing else."""
+        """Create the datasets of the first call; later, require the same names."""
         names = set(elements(self._file))
         if not names:
-            self._failed = True  # until the file is open again
-            self.close()
+            self._failed = True  # reset after the file is open again
+            self._file.close()
             _rewrite(self.path, 0, values)
-            self._lock = _lock(self.path)
             self._file = _open_to_append(self.path)
         elif names != values.keys():
             raise ValueError(
@@ -162,14 +175,14 @@ class H5MDWriter:
 
 
 def _require_space(path: Path, n_bytes: int) -> None:
-    """A full disk is better found before a write than by HDF5 in the middle of it."""
+    """Raise OSError if the disk is nearly full, before HDF5 fails in the middle of a write."""
     free = shutil.disk_usage(path.parent).free
     if free < 2 * n_bytes + 4 * _BYTES_PER_CHUNK:
         raise OSError(f"the disk is full ({free / 1e6:.1f} MB left)")
 
 
 def _open_to_append(path: Path) -> h5py.File:
-    """The file in SWMR mode from the first moment on."""
+    """Open the file in SWMR mode from the start."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     access.set_file_locking(False, True)
@@ -179,7 +192,7 @@ def _open_to_append(path: Path) -> h5py.File:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[h5py.File]:
-    """A new file that takes the place of `path` when all is in it."""
+    """Open a new file that replaces `path` when the `with` block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
@@ -187,26 +200,6 @@ def _replacing(path: Path) -> Iterator[h5py.File]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _lock(path: Path):
-    """The file, open and locked: two writers would ruin it. Free again when it is closed.
-
-    Not HDF5's own lock, which also shuts out readers, and fails where they have come first.
-    """
-    file = open(path, "rb+")  # noqa: SIM115 (the lock lives as long as the file is open)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return file
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise OSError(
-            f"{path} is being written by another process; wait for it or write elsewhere."
-        ) from error
-    return file
 
 
 def _write_header(file, system: System, creator: str, time_step: float, metadata) -> None:
@@ -241,7 +234,7 @@ def _version() -> str:
 
 
 def _create_series(file, name: str, frame: tuple[int, ...], dtype: np.dtype) -> None:
-    """A time-dependent H5MD element; all of them share the step and time of the positions."""
+    """Create a time-dependent H5MD element that shares step and time with the positions."""
     group = file.require_group(name)
     bytes_per_frame = max(1, int(np.prod(frame))) * dtype.itemsize
     chunk = min(4096, max(1, _BYTES_PER_CHUNK // bytes_per_frame))
@@ -260,9 +253,9 @@ def _create_series(file, name: str, frame: tuple[int, ...], dtype: np.dtype) -> 
 
 
 def _rewrite(path: Path, n_frames: int, added: Mapping[str, np.ndarray] | None = None) -> None:
-    """Copies the first `n_frames` frames into a new file with datasets for the `added` values.
+    """Copy the first `n_frames` frames into a new file with datasets for the `added` values.
 
-    Also frees a file from the mark of a killed writer, with which HDF5 would not open it.
+    This also clears the flag of a killed writer, with which HDF5 would not open the file.
     """
     with open_h5md(path) as old, _replacing(path) as new:
         new.create_group("particles/all")

@@ -1,14 +1,16 @@
-"""Reference molecular dynamics: LAMMPS, any ASE calculator, or somebody's trajectory, to run files.
+"""Reference molecular dynamics with LAMMPS or an ASE calculator, or from imported trajectories.
 
-A reference is a folder of runs, `run_000.h5`, `run_001.h5`, …, each a stretch of dynamics
-at constant energy, or canonical, in evenly spaced frames with positions, velocities and energies.
+A reference is a folder of runs, `run_000.h5`, `run_001.h5`, …. A run is a trajectory at constant
+energy, or canonical, of evenly spaced frames with positions, velocities and energies.
 """
 
-from trajcast_jax.reference.checks import check_run, format_checks
+from trajcast_jax.reference.check import failed, format_checks, minor
+from trajcast_jax.reference.checks import check_run
 from trajcast_jax.reference.engine import Engine, engine_for_frames, make_engine
 from trajcast_jax.reference.lammps_engine import LammpsEngine
 from trajcast_jax.reference.other_sources import ase_reference, import_trajectories
 from trajcast_jax.reference.protocol import Stage, reference_md, stages
+from trajcast_jax.reference.speed import engine_speed, processor
 from trajcast_jax.reference.state import (
     complete_runs,
     is_imported,
@@ -27,10 +29,14 @@ __all__ = [
     "check_run",
     "complete_runs",
     "engine_for_frames",
+    "engine_speed",
+    "failed",
     "format_checks",
     "import_trajectories",
     "is_imported",
     "make_engine",
+    "minor",
+    "processor",
     "reference_md",
     "require_settings",
     "run_path",

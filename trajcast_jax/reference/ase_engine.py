@@ -1,4 +1,4 @@
-"""Any ASE calculator as an engine. In Å, fs, Da, eV, K outside."""
+"""ASE calculators as engines of reference dynamics, with the package's units: Å, fs, Da, eV, K."""
 
 import importlib
 from pathlib import Path
@@ -16,16 +16,21 @@ from ase.optimize import FIRE
 from jaxtyping import Float
 
 from trajcast_jax.config import ReferenceSettings
+from trajcast_jax.io import read_npz
 from trajcast_jax.reference.structure import as_system, build_structure, free_dimensions
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN
 
 SMALL_FORCE = 0.02
-"""eV/Å, where a minimisation ends."""
+"""Largest force (eV/Å) at the end of a minimisation."""
 
 
 class AseEngine:
-    """Atoms with an ASE calculator, with the methods of `LammpsEngine`."""
+    """Atoms with an ASE calculator and the methods of `LammpsEngine`.
+
+    Raises:
+      ValueError: the settings ask for constant pressure.
+    """
 
     def __init__(self, settings: ReferenceSettings):
         if settings.npt_time:
@@ -39,24 +44,26 @@ class AseEngine:
         self._dynamics = None
 
     def create(self, seed: int) -> None:
-        """The start structure with velocities of the set temperature."""
+        """Set up the start structure with velocities at the target temperature."""
         if self.settings.minimize:
             FIRE(self._atoms, logfile=None).run(fmax=SMALL_FORCE, steps=500)
         self.draw_velocities(seed)
 
     def load(self, path: Path) -> None:
         """The state that `save` wrote."""
-        with np.load(path) as state:
-            self.set_frame(state["positions"], state["velocities"])
+        state = read_npz(path)
+        # One that is in use knows more than the file, for instance the last wave function.
+        self._atoms.calc = load_calculator(self.settings)
+        self.set_frame(state["positions"], state["velocities"])
 
     def save(self, path: Path) -> None:
-        """The state to a file."""
+        """Write the state to a file."""
         positions, velocities = self.frame()
         with open(path, "wb") as file:
             np.savez(file, positions=positions, velocities=velocities)
 
     def draw_velocities(self, seed: int) -> None:
-        """Maxwell–Boltzmann velocities of the set temperature, without motion as a whole."""
+        """Draw Maxwell–Boltzmann velocities at the target temperature, without rigid motion."""
         random = np.random.default_rng(seed)
         temperature = self.settings.temperature
         MaxwellBoltzmannDistribution(self._atoms, temperature_K=temperature, rng=random)
@@ -64,11 +71,11 @@ class AseEngine:
         self.set_kinetic_energy(kinetic)
 
     def constant_energy(self) -> None:
-        """From here on the energy is constant (velocity Verlet)."""
+        """Continue at constant energy (velocity Verlet)."""
         self._dynamics = VelocityVerlet(self._atoms, self.settings.time_step * ase.units.fs)
 
     def constant_temperature(self, seed: int) -> None:
-        """From here on the temperature is held by CSVR."""
+        """Continue at constant temperature (CSVR)."""
         s = self.settings
         bath = Bussi(
             self._atoms,
@@ -77,28 +84,28 @@ class AseEngine:
             taut=s.time_constant * ase.units.fs,
             rng=np.random.default_rng(seed),
         )
-        bath.ndof = free_dimensions(self.structure)  # ASE counts the motion as a whole too
+        bath.ndof = free_dimensions(self.structure)  # ASE includes the rigid motion
         bath.target_kinetic_energy = 0.5 * bath.ndof * ase.units.kB * s.temperature
         self._dynamics = bath
 
     def advance(self, n_steps: int) -> None:
-        """Integrates `n_steps` steps."""
+        """Integrate `n_steps` steps."""
         self._dynamics.run(n_steps)
 
     def cell(self) -> Float[np.ndarray, "3 3"] | None:
-        """The cell (3, 3) Å, rows are lattice vectors; None of an isolated molecule."""
+        """Cell (3, 3) in Å, rows are lattice vectors; None for an isolated molecule."""
         return self._atoms.cell.array.copy() if self._atoms.pbc.all() else None
 
     def set_cell(self, cell: Float[np.ndarray, "3 3"]) -> None:
-        """Deforms the cell, atoms and all, to (3, 3) Å."""
+        """Deform the cell (3, 3) in Å and the atoms with it."""
         self._atoms.set_cell(cell, scale_atoms=True)
 
     def energies(self) -> tuple[float, float]:
-        """Potential and kinetic energy of this step, eV."""
+        """Potential and kinetic energy (eV) of the present state."""
         return float(self._atoms.get_potential_energy()), float(self._atoms.get_kinetic_energy())
 
     def set_kinetic_energy(self, energy: float) -> None:
-        """Takes out the motion as a whole and scales the velocities to a kinetic energy in eV."""
+        """Remove the rigid motion and scale the velocities to a kinetic energy (eV)."""
         Stationary(self._atoms, preserve_temperature=False)
         if not self._atoms.pbc.all():
             ZeroRotation(self._atoms, preserve_temperature=False)
@@ -106,27 +113,32 @@ class AseEngine:
         self._atoms.set_velocities(factor * self._atoms.get_velocities())
 
     def frame(self) -> tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "atom 3"]]:
-        """Unwrapped positions (atom, 3) Å and velocities (atom, 3) Å/fs."""
+        """Unwrapped positions (Å) and velocities (Å/fs), (atom, 3)."""
         return self._atoms.positions.copy(), self._atoms.get_velocities() * ase.units.fs
 
     def set_frame(
         self, positions: Float[np.ndarray, "atom 3"], velocities: Float[np.ndarray, "atom 3"]
     ) -> None:
-        """Puts the atoms at positions (Å, unwrapped) with velocities (Å/fs)."""
+        """Set unwrapped positions (Å) and velocities (Å/fs)."""
         self._atoms.positions = positions
         self._atoms.set_velocities(velocities / ase.units.fs)
 
     def system(self) -> System:
-        """The present state as a System."""
+        """Present state as a System."""
         return as_system(self.structure, *self.frame(), cell=self.cell())
 
     def close(self) -> None:
-        """Lets the calculator go."""
+        """Release the calculator."""
         self._atoms.calc = None
 
 
 def load_calculator(settings: ReferenceSettings):
-    """The ASE calculator that the settings name, made with their arguments."""
+    """Make the ASE calculator that the settings name.
+
+    Raises:
+      ValueError: the name is not of the form "package.module:Class".
+      ImportError: the calculator cannot be imported.
+    """
     module, colon, name = settings.calculator.partition(":")
     if not colon:
         raise ValueError(

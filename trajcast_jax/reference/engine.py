@@ -1,4 +1,4 @@
-"""What runs the dynamics: LAMMPS, or ASE with a calculator."""
+"""Choose the engine that integrates the reference dynamics: LAMMPS, or ASE with a calculator."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,16 +8,16 @@ from trajcast_jax.reference.ase_engine import AseEngine
 from trajcast_jax.reference.lammps_engine import LammpsEngine
 
 Engine = LammpsEngine | AseEngine
-"""Both have the same methods; LAMMPS alone knows constant pressure."""
+"""Both have the same methods, but only LAMMPS supports constant pressure."""
 
 
 def make_engine(settings: ReferenceSettings) -> Engine:
-    """The engine that the settings ask for, with nothing in it before `create` or `load`."""
+    """Make the engine that the settings select; call `create` or `load` to give it a state."""
     return AseEngine(settings) if settings.calculator else LammpsEngine(settings)
 
 
 def engine_for_frames(settings: ReferenceSettings, cell: Float[np.ndarray, "3 3"] | None) -> Engine:
-    """An engine at constant energy whose `set_frame` takes frames of that cell (rows in Å)."""
+    """Make an engine at constant energy for frames (`set_frame`) in `cell` (rows in Å)."""
     engine = make_engine(settings)
     engine.create(seed=1)
     if cell is not None:

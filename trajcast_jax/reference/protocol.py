@@ -1,13 +1,14 @@
-"""The simulation behind the runs, by Thiemann et al., Nat. Mach. Intell. 8, 764 (2026).
+"""The simulation protocol of reference runs: Thiemann et al., Nat. Mach. Intell. 8, 764 (2026).
 
-Constant pressure fixes the cell, constant temperature (CSVR: Bussi, Donadio, Parrinello,
-J. Chem. Phys. 126, 014101 (2007), doi:10.1063/1.2408420) the mean energy; the stored runs
-are at constant energy, each from a state of that mean energy, or else canonical. One long
-simulation passes through all of this. Its state is saved with every chunk of frames, so it can be
-interrupted anywhere.
+The mean cell is determined at constant pressure, and the mean energy at constant temperature
+(CSVR: Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101 (2007), doi:10.1063/1.2408420). The
+stored runs are at constant energy and start at this mean energy, or they are canonical. All
+stages are parts of one long simulation. Its state is saved with every chunk of frames, so it can
+be interrupted at any time.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from trajcast_jax.config import ReferenceSettings
-from trajcast_jax.io import H5MDWriter
+from trajcast_jax.io import H5MDWriter, n_frames
 from trajcast_jax.reference.engine import Engine, make_engine
+from trajcast_jax.reference.speed import timed_engine
 from trajcast_jax.reference.state import (
     Progress,
     fingerprint,
     frames_of,
+    load_earlier,
     load_progress,
     locked,
     run_path,
@@ -31,34 +34,35 @@ from trajcast_jax.reference.structure import free_dimensions
 from trajcast_jax.units import BOLTZMANN
 
 CHUNK = 200
-"""Stored frames between two saved states."""
+"""Number of frames between two saved states."""
 NEAR_MEAN = 0.1
-"""A run starts from a state this close to the mean energy, in canonical standard deviations."""
+"""Largest distance of a run's first state from the mean energy, in canonical standard
+deviations."""
 
 
 class Stage(NamedTuple):
-    """One part of the simulation."""
+    """One stage of the simulation."""
 
     kind: str
-    """"npt", "nvt", "gap" (between runs) or "run"."""
+    """"npt", "nvt", "gap" (before a run) or "run"."""
     run: int
-    """Number of the run; −1 before the first."""
+    """Index of the run; −1 before the first gap."""
     n_frames: int
 
 
 class Simulation(NamedTuple):
-    """What every stage works with."""
+    """Engine and settings that all stages share."""
 
     engine: Engine
     settings: ReferenceSettings
     out: Path
     seed: int
     steps: int
-    """Integration steps between stored frames."""
+    """Number of integration steps between stored frames."""
 
 
 def stages(settings: ReferenceSettings) -> list[Stage]:
-    """The whole simulation, in order."""
+    """All stages of the simulation, in order."""
     times = {
         "npt": settings.npt_time,
         "nvt": settings.nvt_time,
@@ -74,15 +78,19 @@ def stages(settings: ReferenceSettings) -> list[Stage]:
 def reference_md(
     settings: ReferenceSettings, out: str | Path, seed: int = 0
 ) -> Iterator[tuple[int, int]]:
-    """Simulates `settings.runs` runs into `out`/run_000.h5 and so on.
+    """Simulate `settings.runs` runs and write them to `out`/run_000.h5 and so on.
 
-    Goes on from where it stopped in `out`, also with more runs than before; runs of other
-    settings there are an error. The cell comes from a simulation that does not depend on
-    `seed`: it belongs to the system, the seed to its samples.
+    An interrupted simulation in `out` is continued, also with more runs than before. The cell
+    does not depend on `seed`, because it is a property of the system; the runs do.
 
     Yields:
-      At the start and after each chunk, the index of the stage in `stages(settings)` and
-      its frames so far.
+      At the start and after each chunk: the index of the stage in `stages(settings)`, and the
+      number of its completed frames.
+
+    Raises:
+      ValueError: settings are invalid, or `out` holds runs made with other settings.
+      FileNotFoundError: a completed run is missing.
+      OSError: another process simulates into `out`.
     """
     out = Path(out)
     ratio = settings.save_every / settings.time_step
@@ -97,29 +105,75 @@ def reference_md(
         )
     plan, made_with = stages(settings), fingerprint(settings, seed)
     with locked(out):
-        progress = load_progress(out, made_with)
-        _require_runs(plan, progress, out)
+        progress, earlier = _found(plan, made_with, out)
         yield progress.stage, progress.frames
         if not _unfinished(plan, progress):
             return
         sim = Simulation(make_engine(settings), settings, out, seed, round(ratio))
-        if progress.restart:
-            sim.engine.load(out / progress.restart)
-        else:
-            sim.engine.create(_seed(0))
         for index in range(progress.stage, len(plan)):
             stage = plan[index]
             if index > progress.stage:
                 progress = dataclasses.replace(progress, stage=index, frames=0)
-            _enter(sim, stage, progress)
             while progress.frames < stage.n_frames:
                 n = min(CHUNK, stage.n_frames - progress.frames)
-                progress = _ADVANCE[stage.kind](sim, stage, progress, n)
+                _load(sim, progress)
+                _enter(sim, stage, progress)
+                done = _ADVANCE[stage.kind](sim, stage, progress, n)
                 name = f"state_{index:03d}_{progress.frames + n:06d}.restart"
-                progress = dataclasses.replace(progress, frames=progress.frames + n, restart=name)
+                done = dataclasses.replace(done, frames=progress.frames + n, restart=name)
                 sim.engine.save(out / name)
-                save_progress(out, made_with, progress)
+                # The last state, and that at the begin of a run, whose file may lose frames.
+                kept = [e for e in earlier if e.stage == index and e.frames == 0]
+                earlier = [*kept, progress] if progress not in kept else kept
+                progress = done
+                save_progress(out, made_with, progress, earlier if _unfinished(plan, done) else [])
                 yield index, progress.frames
+
+
+def _found(plan: list[Stage], made_with: dict, out: Path) -> tuple[Progress, list[Progress]]:
+    """The newest progress in `out` whose files are all there, and those before it."""
+    progress, earlier = load_progress(out, made_with), load_earlier(out)
+    _require_runs(plan, progress, out)
+    known, problems = [progress, *reversed(earlier), Progress()], []
+    while problem := _problem(plan, known[0], out):  # the last has no files
+        problems.append(problem)
+        known.pop(0)
+    if problems:
+        print(
+            f"note: {'; '.join(problems)}. Going on from before it, to the same frames.",
+            file=sys.stderr,
+        )
+    return known[0], known[-2:0:-1]
+
+
+def _problem(plan: list[Stage], progress: Progress, out: Path) -> str:
+    """What is missing of the files that belong to a progress; "" if nothing is."""
+    begun = plan[: progress.stage] + ([plan[progress.stage]] if progress.frames else [])
+    for index, stage in enumerate(begun):
+        wanted = progress.frames if index == progress.stage else stage.n_frames
+        path = run_path(out, stage.run)
+        if stage.kind == "run":
+            try:
+                there = n_frames(path)
+            except ValueError as error:
+                return str(error)
+            if there < wanted:
+                return f"{path} has {there} of {wanted} frames"
+    if progress.restart and not (out / progress.restart).is_file():
+        return f"{out / progress.restart} is gone"
+    return ""
+
+
+def _load(sim: Simulation, progress: Progress) -> None:
+    """The state of a progress, always from its file.
+
+    An engine that goes on from memory has more than the file tells (random numbers, order and age
+    of neighbour lists, the last wave functions), so that an interruption would change the bits.
+    """
+    if progress.restart:
+        sim.engine.load(sim.out / progress.restart)
+    else:
+        sim.engine.create(_seed(0))
 
 
 def _unfinished(plan: list[Stage], progress: Progress) -> bool:
@@ -130,7 +184,7 @@ def _unfinished(plan: list[Stage], progress: Progress) -> bool:
 
 
 def _require_runs(plan: list[Stage], progress: Progress, out: Path) -> None:
-    """The runs that the state counts as done must be there."""
+    """Raise FileNotFoundError if the file of a started run is missing."""
     for index, stage in enumerate(plan[: progress.stage + 1]):
         begun = index < progress.stage or progress.frames > 0
         path = run_path(out, stage.run)
@@ -141,7 +195,7 @@ def _require_runs(plan: list[Stage], progress: Progress, out: Path) -> None:
 
 
 def _enter(sim: Simulation, stage: Stage, progress: Progress) -> None:
-    """Sets the ensemble of a stage and, at its start, prepares the state for it."""
+    """Set the ensemble of a stage; at its start, also prepare the state."""
     engine, begins = sim.engine, progress.frames == 0
     draw = _seed(sim.seed, progress.stage, progress.frames)
     if stage.kind == "npt":
@@ -160,10 +214,10 @@ def _enter(sim: Simulation, stage: Stage, progress: Progress) -> None:
 
 
 def _to_mean_energy(sim: Simulation, progress: Progress) -> None:
-    """Goes on to a state near the mean total energy, then scales the velocities onto it.
+    """Simulate until the total energy is near its mean, then scale the velocities to match it.
 
-    A run at constant energy keeps the energy that it starts with, and that of one state of
-    a small system may be far from the mean.
+    A run at constant energy keeps its initial energy. In a small system, the energy of a single
+    state can be far from the mean.
     """
     if not progress.energy_samples:
         return
@@ -187,11 +241,11 @@ def _sample_cell(sim: Simulation, stage: Stage, progress: Progress, n: int) -> P
 
 
 def _sample_energy(sim: Simulation, stage: Stage, progress: Progress, n: int) -> Progress:
-    """Sums the total energy, corrected for what the kinetic energy K is off its known mean.
+    """Accumulate the total energy, with the kinetic energy K as a control variate.
 
-    The bath lets the energy of a small system wander slowly, half of it kinetic. Adding
-    2 (⟨K⟩ − K), of mean 0, leaves V − K + 2⟨K⟩, which is constant in a harmonic system
-    but for its vibrations: the mean needs far less time.
+    The thermostat changes the energy of a small system slowly, and half of the change is kinetic.
+    Adding 2 (⟨K⟩ − K), which has mean 0, gives V − K + 2⟨K⟩. In a harmonic system this is
+    constant except for vibrations, so that its mean converges much faster.
     """
     engine = sim.engine
     expected = 0.5 * free_dimensions(engine.structure) * BOLTZMANN * sim.settings.temperature
@@ -210,17 +264,21 @@ def _equilibrate(sim: Simulation, stage: Stage, progress: Progress, n: int) -> P
 
 
 def _record(sim: Simulation, stage: Stage, progress: Progress, n: int) -> Progress:
-    """Appends `n` frames to the run's file, the first of them the present state."""
+    """Append `n` frames to the run's file, starting with the present state."""
     engine = sim.engine
     frames, energies = [], []
-    for _ in range(n):
-        energies.append(engine.energies())
-        frames.append(engine.frame())
-        engine.advance(sim.steps)
+    spent = n * sim.settings.save_every
+    with timed_engine(sim.out, sim.settings, len(engine.structure), spent):
+        for _ in range(n):
+            energies.append(engine.energies())
+            frames.append(engine.frame())
+            engine.advance(sim.steps)
     positions, velocities = jnp.asarray(np.array(frames), jnp.float32).swapaxes(0, 1)
     potential, kinetic = np.array(energies).T
     system = engine.system()
     path = run_path(sim.out, stage.run)
+    if not progress.frames:
+        path.unlink(missing_ok=True)  # of a begin that was not saved, or damaged
     with H5MDWriter(
         path,
         system,
@@ -244,5 +302,5 @@ _ADVANCE = {
 
 
 def _seed(*entropy: int) -> int:
-    """A positive seed that LAMMPS takes, from non-negative integers."""
+    """Make a positive seed in LAMMPS's range from non-negative integers."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] % 900_000_000) + 1

@@ -1,63 +1,70 @@
-"""What a reference folder remembers: of which settings its runs are, and how far they are.
+"""The state of a reference folder: the settings of its runs, and their progress.
 
-`state.json` is written whole or not at all and names the LAMMPS restart file that goes
-with it, so that the two are never from different moments.
+`state.json` is written atomically and names the engine's restart file that belongs to it, so the
+two are always consistent.
 """
 
 import contextlib
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trajcast_jax import io
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.io import atomic_write, n_frames
+from trajcast_jax.reading import load_json, reading
 
 STATE = "state.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a simulation stands; with the restart file of the engine, all that goes on from it."""
+    """Progress of a simulation; with the engine's restart file it defines the continuation."""
 
     stage: int = 0
     """Index into `stages`."""
     frames: int = 0
-    """Frames (of `save_every`) done in this stage; of imported trajectories, the runs."""
+    """Completed frames (of `save_every`) of this stage; for imported trajectories, the runs."""
     restart: str = ""
     """Name of the restart file; empty before the first."""
     cell: Sequence = ()
-    """Sum of the cells over the second half of constant pressure, Å."""
+    """Sum of the cells over the second half of the constant-pressure stage, Å."""
     cell_samples: int = 0
     energy: float = 0.0
-    """Sum of the total energy at constant temperature (`_sample_energy`), without the first
-    fifth, eV."""
+    """Sum of the total energy (eV) at constant temperature, without the first fifth of the stage
+    (`protocol._sample_energy`)."""
     energy_samples: int = 0
 
 
 def run_path(out: str | Path, run: int) -> Path:
-    """The file of one run."""
+    """Path of the file of one run."""
     return Path(out) / f"run_{run:03d}.h5"
 
 
 def fingerprint(settings: ReferenceSettings, seed: int) -> dict:
-    """All that decides the frames of a run; how many there are and what is checked does not."""
+    """All settings that determine the frames of a run: not the number of runs or the checks."""
     values = dataclasses.asdict(settings) | {"seed": seed}
     del values["runs"], values["expected"]
-    return json.loads(json.dumps(values))  # tuples become lists, as they come back from a file
+    return json.loads(json.dumps(values))  # tuples become lists, as in a file
 
 
 def load_progress(out: Path, wanted: dict) -> Progress:
-    """The progress in `out`, or an error if it is not that of the wanted fingerprint."""
+    """Read the progress in `out`.
+
+    Raises:
+      ValueError: the runs in `out` have another fingerprint than `wanted`, or none.
+    """
     if not (out / STATE).exists():
         if any(out.glob("run_*.h5")):
             raise ValueError(
                 f"{out} holds runs of unknown origin (it has no {STATE}); choose another folder."
             )
         return Progress()
-    state = json.loads((out / STATE).read_text())
-    found = json.loads(state["fingerprint"])
+    state = _state(out)
+    found = _made_with(out / STATE)
     if ("sources" in found) != ("sources" in wanted):
         raise ValueError(
             f"{out} holds runs that were {'imported' if 'sources' in found else 'simulated'} and "
@@ -65,81 +72,116 @@ def load_progress(out: Path, wanted: dict) -> Progress:
         )
     defaults = fingerprint(ReferenceSettings(), 0)
     for key in {**found, **wanted}:
-        # A setting younger than the runs was at its default for them.
+        # Runs older than a setting were made with its default.
         old, new = (values.get(key, defaults.get(key)) for values in (found, wanted))
         if old != new:
             raise ValueError(
                 f"{out} holds runs made with {key} = {old!r}, but {key} = {new!r} is asked for; "
                 "choose another folder (--out) or remove this one."
             )
-    return Progress(**state.get("progress", {}))
+    with reading(out / STATE):
+        return _progress(state.get("progress", {}))
 
 
-def save_progress(out: Path, made_with: dict, progress: Progress) -> None:
-    """Writes the state, and removes restart files of earlier moments."""
+def load_earlier(out: Path) -> list[Progress]:
+    """Earlier moments of a simulation that it can go back to, the oldest first."""
+    if not (out / STATE).exists():
+        return []
+    with reading(out / STATE):
+        return [_progress(values) for values in _state(out).get("earlier", [])]
+
+
+def _progress(values: dict) -> Progress:
+    found = Progress(**values)
+    numbers = (found.stage, found.frames, found.cell_samples, found.energy_samples)
+    if not all(type(n) is int and n >= 0 for n in numbers) or Path(found.restart).name != (
+        found.restart
+    ):
+        raise ValueError(f"the progress {values} is none")
+    return found
+
+
+def save_progress(
+    out: Path, made_with: dict, progress: Progress, earlier: Sequence[Progress] = ()
+) -> None:
+    """Writes the state, and removes restart files of other moments than it and the `earlier`."""
+    if progress.restart:
+        _to_disk(out / progress.restart)
     state = {
         "fingerprint": json.dumps(made_with, sort_keys=True),
         "progress": dataclasses.asdict(progress),
+        "earlier": [dataclasses.asdict(moment) for moment in earlier],
     }
     atomic_write(out / STATE, json.dumps(state, indent=1).encode())
+    kept = {moment.restart for moment in (progress, *earlier)}
     for path in out.glob("state_*.restart"):
-        if path.name != progress.restart:
+        if path.name not in kept:
             path.unlink(missing_ok=True)
 
 
+def _to_disk(path: Path) -> None:
+    """Wait until a file is on the disk, before another names it."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
 def complete_runs(out: str | Path) -> list[Path]:
-    """The runs in `out` that are complete, by number; also while others are being made."""
+    """Paths of the complete runs in `out`, in order; also while others are being simulated."""
     out = Path(out)
     if not (out / STATE).exists():
         return []
     made_with = _made_with(out / STATE)
     if "sources" in made_with:
-        done = json.loads((out / STATE).read_text())["progress"]["frames"]
+        with reading(out / STATE):
+            done = _progress(_state(out)["progress"]).frames
         return [run_path(out, run) for run in range(done)]
-    length = round(made_with["nve_time"] / made_with["save_every"])
+    with reading(out / STATE):
+        length = round(made_with["nve_time"] / made_with["save_every"])
     return [path for path in sorted(out.glob("run_*.h5")) if n_frames(path) >= length]
 
 
 def require_settings(settings: ReferenceSettings, out: str | Path, seed: int) -> None:
-    """An error if `out` holds runs of other settings or of another seed."""
+    """Raise ValueError if `out` holds runs made with other settings or another seed."""
     load_progress(Path(out), fingerprint(settings, seed))
 
 
 def seed_of(out: str | Path) -> int:
-    """The seed that the runs in `out` are made with; 0 if there are none."""
+    """Seed of the runs in `out`; 0 if there are none."""
     path = Path(out) / STATE
     return _made_with(path).get("seed", 0) if path.exists() else 0
 
 
 def _made_with(path: Path) -> dict:
-    return json.loads(json.loads(path.read_text())["fingerprint"])
+    with reading(path):
+        found = json.loads(_state(path.parent)["fingerprint"])
+        if not isinstance(found, dict):
+            raise ValueError("it does not tell what its runs were made with")
+        return found
+
+
+def _state(out: Path) -> dict:
+    return load_json(out / STATE)
 
 
 def is_imported(out: str | Path) -> bool:
-    """Whether the runs in `out` come from somebody's trajectory."""
+    """Whether the runs in `out` were imported from other trajectories."""
     path = Path(out) / STATE
     return path.exists() and "sources" in _made_with(path)
 
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps other processes from simulating into the same folder."""
+    """Lock the folder against other processes that simulate into it.
+
+    Raises:
+      OSError: another process holds the lock.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as file:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OSError(
-                f"Another process is making runs in {out}; wait for it or choose another folder."
-            ) from error
+    sentence = f"Another process is making runs in {out}; wait for it or choose another folder."
+    with io.locked(out, sentence):
         yield
 
 
 def frames_of(duration: float, save_every: float) -> int:
-    """Stored frames in a duration (fs)."""
+    """Number of stored frames in a duration; both arguments are in fs."""
     return math.floor(duration / save_every + 0.5)

@@ -1,0 +1,186 @@
+"""Kills of real processes: `generate`, `train` and `rollout` go on bit for bit, and stop kindly."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import forecaster
+from test_generate import write_toml
+from test_reference import ARGON, needs_lammps
+from trajectories import make_trajectory  # noqa: F401
+
+from trajcast_jax import io, reference
+from trajcast_jax.io.locks import is_locked
+from trajcast_jax.network import checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+def begin(verb, *arguments, cwd):
+    command = [sys.executable, "-m", f"experiments.{verb}", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(path, process, seconds=120.0, dead=False):
+    """Until a file is there; with `dead`, until it is locked by somebody alive."""
+    end = time.monotonic() + seconds
+    while not (is_locked(path.parent) if dead else path.exists()) and time.monotonic() < end:
+        if process.poll() is not None:
+            if dead:  # it was at its end already
+                return
+            pytest.fail(process.communicate()[1])
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def argon(tmp_path_factory):
+    out = tmp_path_factory.mktemp("argon") / "out"
+    list(reference.reference_md(ARGON, out))
+    return out
+
+
+@needs_lammps
+def test_an_interruption_between_any_two_chunks_changes_no_bit(argon, tmp_path):
+    """Of equilibration, gaps and runs: every state is loaded from its file."""
+    while True:
+        moments = reference.reference_md(ARGON, tmp_path)
+        before = next(moments)
+        after = next(moments, None)
+        moments.close()
+        if after is None:
+            break
+        assert after > before
+    assert_same(argon, tmp_path)
+
+
+@needs_lammps
+def test_a_run_that_lost_frames_is_made_again(argon, tmp_path, capsys):
+    for index, frames in reference.reference_md(ARGON, tmp_path):
+        if (index, frames) == (3, 400):
+            break
+    with io.H5MDWriter(tmp_path / "run_000.h5", io.read(tmp_path / "run_000.h5"), 10.0,
+                       steps_per_frame=5, n_frames=250):  # fmt: skip
+        pass
+    for index, frames in reference.reference_md(ARGON, tmp_path):
+        assert (index, frames) == (3, 200)
+        break
+    assert "250 of 400 frames" in capsys.readouterr().err
+    for index, frames in reference.reference_md(ARGON, tmp_path):
+        if (index, frames) == (3, 400):
+            break
+    (tmp_path / "run_000.h5").write_bytes(b"")
+    list(reference.reference_md(ARGON, tmp_path))
+    assert_same(argon, tmp_path)
+
+
+def assert_same(expected, found):
+    runs = reference.complete_runs(expected)
+    assert len(reference.complete_runs(found)) == len(runs) > 0
+    for a, b in zip(runs, reference.complete_runs(found), strict=True):
+        (x, times), (y, others) = io.read_trajectory(a), io.read_trajectory(b)
+        np.testing.assert_array_equal(x.cell, y.cell)
+        np.testing.assert_array_equal(times, others)
+        np.testing.assert_array_equal(x.positions, y.positions)
+        np.testing.assert_array_equal(x.velocities, y.velocities)
+
+
+@needs_lammps
+def test_generate_is_killed_and_goes_on(tmp_path):
+    file = tmp_path / "argon.toml"
+    write_toml(file)
+    file.write_text(file.read_text().replace("nve_time = 2000.0", "nve_time = 30000.0"))
+    arguments = ("generate", file, "--runs", "2")
+    assert begin(*arguments, "--out", "whole", cwd=tmp_path).wait() in (0, 1)
+    chance, returned = random.Random(5), []
+    for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
+        process = begin(*arguments, "--out", "killed", cwd=tmp_path)
+        # A lock that a kill has left is taken over by the next.
+        wait_for(tmp_path / "killed" / ".lock", process, dead=bool(returned))
+        time.sleep(chance.uniform(0.0, 0.6))
+        process.send_signal(number)
+        _, errors = process.communicate()
+        returned.append(process.returncode)
+        assert "Traceback" not in errors
+    assert -signal.SIGKILL in returned
+    assert begin(*arguments, "--out", "killed", cwd=tmp_path).wait() in (0, 1)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+TRAINING = """
+[data]
+time_step = 10.0
+train_runs = [0]
+validation_runs = [0]
+train_pairs = 40
+validation_pairs = 8
+[model]
+cutoff = 4.5
+lmax = 1
+channels = 4
+blocks = 1
+substeps = 0
+[training]
+updates = 300
+validate_every = 50
+"""
+
+
+@needs_lammps
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_training_is_stopped_and_goes_on(argon, tmp_path, number):
+    write_toml(tmp_path / "argon.toml")
+    text = (tmp_path / "argon.toml").read_text()
+    (tmp_path / "argon.toml").write_text(
+        TRAINING + text.replace("nve_time = 2000.0", "nve_time = 5000.0")
+    )
+    arguments = ("train", tmp_path / "argon.toml", "--reference", argon)
+    process = begin(*arguments, "--out", "whole", cwd=tmp_path)
+    assert process.wait() == 0, process.communicate()[1]
+    process = begin(*arguments, "--out", "stopped", cwd=tmp_path)
+    wait_for(tmp_path / "stopped" / "best", process)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + number, errors
+        assert "the same command goes on" in errors
+        assert "Traceback" not in errors
+        assert checkpoint.exists(tmp_path / "stopped" / "last")
+    assert begin(*arguments, "--out", "stopped", cwd=tmp_path).wait() == 0
+    for name in ("best", "ema"):
+        digests = [
+            checkpoint.digest(checkpoint.restore(tmp_path / folder / name).params, {})
+            for folder in ("whole", "stopped")
+        ]
+        assert digests[0] == digests[1]
+    rows = [(tmp_path / f / "metrics.csv").read_text().splitlines() for f in ("whole", "stopped")]
+    assert [row.rsplit(",", 1)[0] for row in rows[0]] == [row.rsplit(",", 1)[0] for row in rows[1]]
+
+
+def test_a_rollout_is_terminated_and_goes_on(tmp_path):
+    model = forecaster(blocks=1, channels=2, lmax=1, parity="natural", cutoff=2.5)
+    checkpoint.save(tmp_path / "model", model, model.init(0))
+    start = checkpoint.pretrained("quartz") / "start.extxyz"
+    options = ("--duration", "6000", "--set", "rollout.chunk=5", "rollout.max_temperature=1e9")
+    options = ("rollout", "quartz", "--checkpoint", "model", "--start", start, *options)
+    assert begin(*options, "--out", "whole", cwd=tmp_path).wait() in (0, 1)
+    process = begin(*options, "--out", "stopped", cwd=tmp_path)
+    wait_for(tmp_path / "stopped" / "state.npz", process)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 143, errors
+    assert "Go on by: python -m experiments.rollout quartz --resume --out stopped" in errors
+    assert begin("rollout", "quartz", "--resume", "--out", "stopped", cwd=tmp_path).wait() in (0, 1)
+    whole, stopped = (
+        io.read_trajectory(tmp_path / f / "trajectory.h5") for f in ("whole", "stopped")
+    )
+    np.testing.assert_array_equal(whole[0].positions, stopped[0].positions)

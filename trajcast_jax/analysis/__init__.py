@@ -1,0 +1,31 @@
+"""Observables of trajectories, and reports that compare a forecast with a reference.
+
+`observables` are functions of trajectories; `soft_observables` are differentiable ones. `modes`
+analyses vibrations and `bonds` molecular geometry. `block_observables` measures everything in
+blocks, for error bars, and `comparison` compares two such measurements. `evaluation` computes
+one-step errors and writes the reports; `verdict` judges them, `report` and `plots` render them.
+"""
+
+from trajcast_jax.analysis.observables import (
+    mean_squared_displacement,
+    radial_distribution_function,
+    vibrational_density_of_states,
+)
+from trajcast_jax.analysis.soft_observables import (
+    diffusion_coefficient,
+    dihedrals,
+    peak_position,
+    soft_radial_distribution_function,
+    soft_speed_distribution,
+)
+
+__all__ = [
+    "diffusion_coefficient",
+    "dihedrals",
+    "mean_squared_displacement",
+    "peak_position",
+    "radial_distribution_function",
+    "soft_radial_distribution_function",
+    "soft_speed_distribution",
+    "vibrational_density_of_states",
+]

@@ -1,0 +1,152 @@
+"""Read and check settings from TOML files, nested dicts and command lines."""
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from pathlib import Path
+
+from trajcast_jax.config.settings import FINITE, Experiment, Within
+from trajcast_jax.reading import reading
+
+LONGEST = 2**22
+"""Bytes of a file of settings: with the text of a LAMMPS data file it may be long."""
+
+
+def from_dict(kind: type, values: dict, where: str = ""):
+    """Build a settings dataclass of type `kind` from nested dicts.
+
+    `where` is the prefix of the setting's name in error messages.
+
+    Raises:
+      ValueError: a key is unknown, a value is missing or has the wrong type or range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    if not isinstance(values, dict):
+        name = where.rstrip(".") or kind.__name__
+        raise ValueError(f"'{name}' must be a table of settings, but is {_short(repr(values))}.")
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}."
+            raise ValueError(f"Unknown setting '{where}{key}': {hint}")
+    missing = [
+        f.name
+        for f in fields.values()
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"Setting '{where}{missing[0]}' is missing and has no default.")
+    return kind(**{k: _coerce(hints[k], v, where + k) for k, v in values.items()})
+
+
+def _coerce(hint, value, name: str):
+    """Convert `value` to the annotated type, or raise a ValueError that names the setting."""
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, f"{name}.")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _within(args[1], _coerce(args[0], value, name), name)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, name)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(_coerce(a, v, name) for a, v in zip(inner, value, strict=True))
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _within(FINITE, value, name)
+    elif origin is dict and isinstance(value, dict):
+        return {k: _coerce(args[1], v, f"{name}.{k}") for k, v in value.items()}
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    wanted = hint.__name__ if isinstance(hint, type) else hint
+    raise ValueError(f"Setting '{name}' must be {_short(wanted)}, but is {_short(repr(value))}.")
+
+
+def _within(bounds: Within, value, name: str):
+    """The number, if it is finite and within the bounds."""
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number) or number not in bounds:
+        raise ValueError(f"Setting '{name}' must be {bounds}, but is {_short(str(number))}.")
+    return value if isinstance(value, int) and bounds.whole else number
+
+
+def _short(text) -> str:
+    text = str(text)
+    return text if len(text) < 200 else f"{text[:200]}…"
+
+
+def load(path: str | Path) -> Experiment:
+    """Load an experiment from a TOML file.
+
+    A file may name another file in the same folder as its `base`; it then lists only the
+    settings that differ.
+    """
+    with reading(path):
+        return from_dict(Experiment, _read(Path(path)))
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    with reading(path):
+        if path in above:
+            raise ValueError(f"{path} is its own base, by {', '.join(p.name for p in above)}.")
+        content = path.read_bytes()
+        if len(content) > LONGEST:
+            raise ValueError(f"{path} has {len(content):,} bytes, too many for settings.")
+        try:
+            values = tomllib.loads(content.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no TOML: {error}.") from error
+    own = {"name": path.stem}
+    if "base" in values:
+        name = values.pop("base")
+        if not isinstance(name, str) or "\0" in name:
+            raise ValueError(f"'base' of {path} must be the name of a file, but is {name!r}.")
+        base = _read(path.with_name(name + path.suffix), (*above, path))
+        own["system"] = base.get("system") or base["name"]
+        if "reference" in values:  # other reference settings need reference runs of their own
+            own["system"] = ""
+        tables = {
+            k: base[k] | v if isinstance(base.get(k), dict) else v
+            for k, v in values.items()
+            if isinstance(v, dict)
+        }
+        values = base | values | tables
+        return values | own
+    return own | values
+
+
+def changed(experiment: Experiment, changes: tuple[str, ...]) -> Experiment:
+    """Replace settings of an experiment, each given as "table.name=value" (value in TOML)."""
+    values = dataclasses.asdict(experiment)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        table, _, key = name.strip().partition(".")
+        if not equals or not key:
+            raise ValueError(
+                f"'{change}' is no setting: write table.name=value, as in training.updates=1000."
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()  # a bare word is a string
+        if not isinstance(values.setdefault(table, {}), dict):
+            raise ValueError(f"'{change}' is no setting: {table} is no table of settings.")
+        values[table][key] = value
+    return from_dict(Experiment, values)
+
+
+def to_json(settings) -> str:
+    """Write a settings dataclass as JSON; `from_dict(kind, json.loads(text))` reads it back."""
+    return json.dumps(dataclasses.asdict(settings), indent=1)

@@ -1,0 +1,329 @@
+"""Read H5MD files of other programs, in the layouts that the specification allows.
+
+Particles may stand in one group or in one for each species, their order may change (`id`), and
+masses, species and the box may be fixed or given for every frame.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from trajcast_jax.io.checks import other_units
+from trajcast_jax.io.h5md import open_h5md, require_stored
+from trajcast_jax.io.options import ReadOptions
+from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.species import (
+    Elements,
+    check_masses,
+    from_labels,
+    from_numbers,
+    from_text,
+)
+from trajcast_jax.units import ATOMIC_TIME, BOHR, LAMMPS_UNITS, VELOCITY_UNITS
+
+LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01, "bohr": BOHR,
+           "m": 1e10}  # fmt: skip
+TIMES = {"fs": 1.0, "ps": 1e3, "ns": 1e6, "s": 1e15, "atu": ATOMIC_TIME}
+SPEEDS = {
+    f"{length}{form.format(time)}": LENGTHS[length] / TIMES[time]
+    for form in (" {}-1", "/{}")
+    for length in LENGTHS
+    for time in TIMES
+}
+
+
+class _Group(NamedTuple):
+    """One group of particles; the frames' clock beside it."""
+
+    positions: np.ndarray  # (time, atom, 3) in the file's unit
+    velocities: np.ndarray
+    labels: np.ndarray | None  # (atom,) species as they stand in the file
+    masses: np.ndarray | None
+    images: np.ndarray | None
+    steps: np.ndarray | None
+    times: np.ndarray | None  # in the file's unit
+
+
+def read_layout(
+    path: Path, selection: slice | int, options: ReadOptions, still: bool = False
+) -> Recording:
+    """Read the selected frames of all groups of particles.
+
+    Raises:
+      IndexError: there is no such frame.
+      ValueError: the file lacks data, leaves units or elements open, or has what is not understood.
+    """
+    with open_h5md(path) as file:
+        file.visititems(_require_stored)  # before memory is asked for
+        names = _groups(file, path, still)
+        length = min(_length(file["particles"][name], still) for name in names)
+        if isinstance(selection, int):
+            if not -length <= selection < length:
+                raise IndexError(f"Frame {selection} is not in {path}, which has {length} frames.")
+            index = np.array([selection % length])
+        else:
+            index = np.arange(length)[selection]
+        groups = [_group(file["particles"][name], index, path, still) for name in names]
+        first = file["particles"][names[0]]
+        scale, unit = _scales(first, groups, options, path, still)
+        cell, stated = _box(file, names, scale["length"], index, options, path)
+        elements = _elements(first, names, groups, options, path)
+    _require_one_clock(groups, names, path)
+    positions = scale["length"] * np.concatenate([g.positions for g in groups], axis=1)
+    images = [g.images for g in groups]
+    flagged = cell is not None and all(i is not None for i in images)
+    if flagged:
+        positions = positions + np.concatenate(images, axis=1) @ cell
+    recording = Recording(
+        positions=positions,
+        velocities=scale["velocity"] * np.concatenate([g.velocities for g in groups], axis=1),
+        species=elements.species,
+        masses=elements.masses,
+        cell=decide_cell(cell, stated, options, path, "has no boundary attribute"),
+        index=index,
+        velocity_unit="" if still else unit,
+        steps=groups[0].steps,
+        times=None if groups[0].times is None else scale["time"] * groups[0].times,
+        unwrapped=flagged,
+        factor=scale["velocity"],
+        unit_hint="mend the unit attribute of velocity/value.",
+    )
+    return without_massless(recording, path)
+
+
+def _require_stored(_, item) -> None:
+    if isinstance(item, h5py.Dataset):
+        require_stored(item)
+
+
+def _groups(file, path: Path, still: bool) -> list[str]:
+    """Names of the groups of particles, all with what a system needs."""
+    particles = file.get("particles", {})
+    names = [n for n in particles if isinstance(particles[n], h5py.Group)]
+    needed = ["position/value"] if still else ["position/value", "velocity/value"]
+    missing = [n for n in needed if not names or any(n not in particles[g] for g in names)]
+    if missing:
+        what = "no velocities" if missing == ["velocity/value"] else f"no {missing[0]}"
+        where = next((f" of '{g}'" for g in names if missing[0] not in particles[g]), "")
+        raise ValueError(
+            f"{path} is an HDF5 file with {what}{where} under 'particles'; give an H5MD trajectory "
+            "with positions, velocities and species."
+        )
+    return names
+
+
+def _length(group: h5py.Group, still: bool) -> int:
+    names = ("position",) if still else ("position", "velocity")
+    return min(len(group[f"{name}/value"]) for name in names)
+
+
+def _group(group: h5py.Group, index: np.ndarray, path: Path, still: bool) -> _Group:
+    """Read one group, rows in the order of their ids."""
+    n_atoms = group["position/value"].shape[1]
+    order = None
+    if "id" in group:
+        ids = _over_time(group["id"], index)
+        if ids.shape[-1] != n_atoms or any(len(np.unique(row)) != n_atoms for row in ids):
+            raise ValueError(
+                f"{path} has ids of particles in {group.name}/id that are not unique; a trajectory "
+                "must keep its atoms."
+            )
+        order = np.argsort(ids, axis=1)
+        if np.any(np.sort(ids, axis=1) != np.sort(ids[0])):
+            raise ValueError(f"The ids of particles in {group.name} of {path} change; split it.")
+        order = np.broadcast_to(order, (len(index), n_atoms))
+
+    def rows(name: str):
+        values = _over_time(group[name], index)
+        if order is None:
+            return values
+        values = np.broadcast_to(values, (len(index), *values.shape[1:]))
+        picked = order.reshape(order.shape + (1,) * (values.ndim - 2))
+        return np.take_along_axis(values, picked, axis=1)
+
+    def constant(name: str):
+        if name not in group:
+            return None
+        values = rows(name)
+        if np.any(values != values[:1]):
+            raise ValueError(
+                f"The {name} of particles in {group.name} of {path} changes along the trajectory; "
+                "it must keep its atoms and, without an id, their order."
+            )
+        return values[0]
+
+    element = group["position"]
+    steps, times = (_clock(element, name, index) for name in ("step", "time"))
+    if not still:
+        _require_at_once(element, group["velocity"], index, path)
+    positions = rows("position")
+    return _Group(
+        positions=np.asarray(positions, np.float64),
+        velocities=np.zeros(positions.shape) if still else np.asarray(rows("velocity"), np.float64),
+        labels=constant("species"),
+        masses=constant("mass"),
+        images=rows("image") + np.zeros_like(positions, float) if "image" in group else None,
+        steps=steps,
+        times=times,
+    )
+
+
+def _over_time(element, index: np.ndarray) -> np.ndarray:
+    """Values (time or 1, ...) of an element that is fixed or given for every frame."""
+    if isinstance(element, h5py.Dataset):
+        return element[()][None]
+    data = element["value"]
+    if len(index) == 0:
+        return np.empty((0, *data.shape[1:]), data.dtype)
+    low, high = index.min(), index.max() + 1
+    if high > len(data):
+        raise ValueError(f"{element.name} has {len(data)} frames, but {high} are needed.")
+    return data[low:high][index - low]
+
+
+def _clock(element, name: str, index: np.ndarray) -> np.ndarray | None:
+    """Steps or times (time,) in the file's unit; H5MD also allows to store the spacing only."""
+    if name not in element:
+        return None
+    data = element[name]
+    if data.ndim == 0:
+        return float(data.attrs.get("offset", 0.0)) + float(data[()]) * index
+    return np.asarray(data[()])[index]
+
+
+def _require_at_once(positions, velocities, index, path: Path) -> None:
+    for name in ("step", "time"):
+        clocks = [_clock(element, name, index) for element in (positions, velocities)]
+        if None not in [None if c is None else 0 for c in clocks] and not np.allclose(*clocks):
+            raise ValueError(
+                f"{path} stores positions and velocities at different steps; give a file that has "
+                "both of every frame."
+            )
+
+
+def _require_one_clock(groups: list[_Group], names: list[str], path: Path) -> None:
+    for group, name in zip(groups[1:], names[1:], strict=True):
+        for mine, its in ((groups[0].steps, group.steps), (groups[0].times, group.times)):
+            if (mine is None) != (its is None) or (mine is not None and not np.allclose(mine, its)):
+                raise ValueError(
+                    f"The groups '{names[0]}' and '{name}' of {path} are stored at different "
+                    "steps; write all particles at the same ones."
+                )
+
+
+def _unit(data: h5py.Dataset, known: Mapping[str, float], path: Path) -> float | None:
+    """Factor of the unit that a dataset states; None if it states none."""
+    unit = data.attrs.get("unit")
+    if unit is None:
+        return None
+    unit = unit.decode() if isinstance(unit, bytes) else str(unit)
+    if unit not in known:
+        some = [name for name in known if "/" not in name]
+        if known is SPEEDS:
+            some = ["Angstrom fs-1", "Angstrom ps-1", "nm ps-1"]
+        raise ValueError(
+            f"{path} gives {data.name} in '{unit}'; it must state one of {', '.join(some)}."
+        )
+    return known[unit]
+
+
+def _scales(first, groups, options: ReadOptions, path: Path, still: bool):
+    """Factors of lengths, times and velocities, by the file or the options; and their name."""
+    names = ("length", "time", "velocity")
+    said = dict(zip(names, LAMMPS_UNITS.get(options.units, ()), strict=False))
+    if options.velocity_unit in SPEEDS or options.velocity_unit == "bohr/atu":
+        length, time = options.velocity_unit.split("/")
+        both = {"length": LENGTHS[length], "time": TIMES[time]}
+        said = {**both, **said, "velocity": VELOCITY_UNITS[options.velocity_unit]}
+    found = {"length": _unit(first["position/value"], LENGTHS, path)}
+    if not still:
+        found["velocity"] = _unit(first["velocity/value"], SPEEDS, path)
+    if "time" in first["position"] and groups[0].times is not None:
+        found["time"] = _unit(first["position/time"], TIMES, path)
+    for name, value in found.items():
+        if value is not None and name in said and not np.isclose(value, said[name], rtol=1e-6):
+            raise ValueError(
+                f"{path} states the unit of its {name}s, and it is another than what --units or "
+                "--velocity-unit say; leave them out."
+            )
+    scale = {"time": 1.0, "velocity": 0.0} | {
+        name: said.get(name) if value is None else value for name, value in found.items()
+    }
+    unknown = [name for name, value in scale.items() if value is None]
+    if unknown == ["time"] and options.time_step is not None and len(groups[0].times) > 1:
+        steps = np.diff(groups[0].times)
+        scale["time"] = options.time_step / float(np.median(steps[steps > 0]))
+        unknown = []
+    if unknown:
+        told = "" if still else _guess(groups)
+        raise ValueError(
+            f"{path} has no unit attribute of its {', '.join(unknown)}; say the units by units "
+            f"(--units metal, real, ...) or velocity_unit (--velocity-unit nm/ps, ...).{told}"
+        )
+    names = {v: k for k, v in reversed(SPEEDS.items())}
+    return scale, names.get(scale["velocity"], options.velocity_unit or options.units)
+
+
+def _guess(groups: list[_Group]) -> str:
+    """What the velocities would mean in several units, if masses are known."""
+    if any(g.masses is None for g in groups) or not len(groups[0].velocities):
+        return ""
+    velocities = np.concatenate([g.velocities[:1] for g in groups], axis=1)
+    return other_units(velocities, np.concatenate([g.masses for g in groups]))
+
+
+def _box(file, names, length: float, index, options: ReadOptions, path: Path):
+    """The cell (3, 3) in Å and whether the file says that it is periodic."""
+    boxes = [file["particles"][n]["box"] for n in names if "box" in file["particles"][n]]
+    if not boxes:
+        return None, None
+    box = boxes[0]
+    stated = None
+    if "boundary" in box.attrs:
+        boundary = np.atleast_1d(box.attrs["boundary"])
+        boundary = [b.decode() if isinstance(b, bytes) else str(b) for b in boundary]
+        if set(boundary) not in ({"none"}, {"periodic"}):
+            raise ValueError(
+                f"{path} is periodic in some directions only ({', '.join(boundary)}); give atoms "
+                "that are periodic in all three or in none."
+            )
+        stated = set(boundary) == {"periodic"}
+    if "edges" not in box or stated is False:
+        return None, stated
+    edges = box["edges"]
+    cells = _over_time(edges, index)
+    if len(cells) and not np.allclose(cells, cells[0], rtol=1e-5):
+        raise ValueError(f"The cell changes along {path}; only constant volume can be used.")
+    if not len(cells):
+        return None, stated
+    data = edges if isinstance(edges, h5py.Dataset) else edges["value"]
+    cell = cells[0]
+    cell = np.diag(np.broadcast_to(cell, 3)) if cell.ndim < 2 else cell
+    return cell * (_unit(data, LENGTHS, path) or length), stated
+
+
+def _elements(first, names, groups, options: ReadOptions, path: Path) -> Elements:
+    """Elements of the atoms of all groups."""
+    masses = None
+    if all(g.masses is not None for g in groups):
+        masses = np.concatenate([g.masses for g in groups]).astype(float)
+    if any(g.labels is None for g in groups):
+        labels = np.repeat(names, [g.positions.shape[1] for g in groups])
+        return from_labels(labels, options, path, masses, kind="group")
+    labels = np.concatenate([np.asarray(g.labels) for g in groups])
+    data = (
+        first["species"] if isinstance(first["species"], h5py.Dataset) else first["species/value"]
+    )
+    enum = h5py.check_enum_dtype(data.dtype)
+    if enum:
+        name_of = {value: name for name, value in enum.items()}
+        labels = np.array([name_of.get(int(x), str(x)) for x in labels])
+    if labels.dtype.kind in "SUO":
+        labels = [x.decode() if isinstance(x, bytes) else str(x) for x in labels]
+        if options.species:
+            return from_labels(labels, options, path, masses, kind="name")
+        return check_masses(from_text(labels, path, masses), labels, masses, path)
+    return from_numbers(labels, options, path, masses)

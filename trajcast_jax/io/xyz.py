@@ -1,0 +1,333 @@
+"""XYZ files whose comment lines ASE does not understand: CP2K, DFTB+, i-PI, pairs of files."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ase.cell import Cell
+from ase.data import chemical_symbols
+
+from trajcast_jax.io.checks import other_units
+from trajcast_jax.io.options import ReadOptions, note
+from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.species import (
+    ISOTOPES,
+    Elements,
+    from_labels,
+    from_numbers,
+    from_text,
+)
+from trajcast_jax.units import BOHR, VELOCITY_UNITS
+
+LATTICE = re.compile(r'Lattice="((?:\s*[-+.\dEe]+){9})\s*"')
+DFTB = re.compile(r"MD iter:\s*(\d+)")
+CP2K = re.compile(r"\bi\s*=\s*(\d+),\s*time\s*=\s*([-+.\dEe]+)")
+PBC = re.compile(r"""\bpbc\s*=\s*(?:"([^"]*)"|'([^']*)'|(\[[^\]]*\])|(\S+))""", re.IGNORECASE)
+PBC_WORDS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+IPI_CELL = re.compile(r"CELL\(abcABC\):((?:\s+[-+.\dEe]+){6})")
+IPI_STEP = re.compile(r"\bStep:\s*(\d+)")
+TIME = re.compile(r"(?<![\w.])[Tt]ime\s*=\s*\"?([-+\d][-+.\deE]*)")
+STEP = re.compile(r"(?<![\w.])[Tt]imestep\s*[=:]\s*(\d+)\b")
+"""Steps and times (fs) of LAMMPS's dumps in XYZ, and of extended XYZ."""
+IPI_UNIT = re.compile(r"(\w+)\{(\w[\w/^*-]*)\}")
+LENGTHS = {"angstrom": 1.0, "atomic_unit": BOHR, "automatic": BOHR, "nanometer": 10.0}
+IPI_VELOCITIES = {"atomic_unit": "bohr/atu", "automatic": "bohr/atu", "m/s": "m/s",
+                  "angstrom/ps": "angstrom/ps"}  # fmt: skip
+"""Our name of i-PI's units of velocity."""
+
+
+class _Frame(NamedTuple):
+    number: int
+    comment: str
+    symbols: list[str]
+    values: np.ndarray  # (atom, column)
+
+
+def readable(path: Path, options: ReadOptions):
+    """What ASE can read of an XYZ file, and masses (atom,) of isotopes (0: default).
+
+    D and T are written as H, numbers and names as their elements; the masses are None if nothing
+    had to be rewritten, and the file itself is returned.
+    """
+    labels = _first_labels(path)
+    numbers = labels and all(label.isdigit() for label in labels)
+    named = not set(labels) <= {*chemical_symbols, *ISOTOPES}
+    if not numbers and not named and not set(labels) & set(ISOTOPES):
+        return path, None
+    if numbers:
+        found = from_numbers([int(x) for x in labels], options, path)
+    elif named and options.species:
+        found = from_labels(labels, options, path, kind="name")
+    else:
+        found = from_text(labels, path)
+    lines, n = path.read_text().splitlines(), len(labels)
+    for start in range(0, len(lines), n + 2):
+        for k, i in enumerate(range(start + 2, min(start + 2 + n, len(lines)))):
+            label, *rest = lines[i].split(maxsplit=1) or [""]
+            if label != labels[k]:
+                raise ValueError(
+                    f"Line {i + 1} of {path} begins with '{label}', but that atom is {labels[k]} "
+                    "in the first frame; a trajectory must keep its atoms and their order."
+                )
+            lines[i] = " ".join([chemical_symbols[found.species[k]], *rest])
+    special = np.array([x in ISOTOPES for x in labels])
+    return io.StringIO("\n".join(lines) + "\n"), np.where(special, found.masses, 0.0)
+
+
+def _first_labels(path: Path) -> list[str]:
+    """The first words of the atoms' lines of the first frame, if they are species."""
+    try:
+        with open(path) as file:
+            n = int(file.readline())
+            comment = file.readline()
+            if "Properties=" in comment and "Properties=species" not in comment:
+                return []
+            return [file.readline().split(maxsplit=1)[0] for _ in range(n)]
+    except (OSError, ValueError, IndexError, UnicodeDecodeError):
+        return []
+
+
+def tells_more(path: Path) -> bool:
+    """Whether an XYZ file has comment lines of DFTB+ or i-PI, which ASE does not understand."""
+    if path.suffix not in (".xyz", ".extxyz"):
+        return False
+    try:
+        with open(path) as file:
+            file.readline()
+            comment = file.readline()
+    except UnicodeDecodeError:
+        return False
+    return bool(DFTB.search(comment) or IPI_CELL.search(comment))
+
+
+def read_xyz(
+    path: Path, selection: slice | int, options: ReadOptions, still: bool = False
+) -> Recording:
+    """Read positions, and velocities of the same file (DFTB+) or of `options.velocities`.
+
+    Raises:
+      IndexError: there is no such frame.
+      ValueError: the files differ, there are no velocities, or a unit or the cell is left open.
+    """
+    frames = _selected(path, selection)
+    first = frames[0]
+    length = LENGTHS[_ipi_unit(first, path, "positions", LENGTHS) or "angstrom"]
+    positions = length * np.stack([f.values[:, :3] for f in frames])
+    unit, velocities, factor = "", np.zeros_like(positions), 1.0
+    elements = _elements(first, options, path)
+    if not still:
+        raw, unit = _raw_velocities(frames, selection, options, path)
+        unit = unit or options.velocity_unit
+        if not unit:
+            raise ValueError(
+                f"{options.velocities or path} does not state the unit of its velocities; say it "
+                f"by velocity_unit (--velocity-unit).{other_units(raw[:1], elements.masses)}"
+            )
+        factor = VELOCITY_UNITS[unit]
+        velocities = factor * raw
+    steps, times = _clock(frames, path)
+    recording = Recording(
+        positions=positions,
+        velocities=velocities,
+        species=elements.species,
+        masses=elements.masses,
+        cell=_cell(frames, options, path),
+        index=np.array([f.number for f in frames]),
+        velocity_unit=unit,
+        steps=steps,
+        times=times,
+        factor=factor,
+    )
+    return without_massless(recording, path)
+
+
+def _frames(path: Path) -> Iterator[_Frame]:
+    """All complete frames; the last is left out, with a word, if it is cut short."""
+    with open(path) as file:
+        number = 0
+        while (head := file.readline()).strip():
+            try:
+                n = int(head)
+                comment = file.readline()
+                rows = [file.readline().split() for _ in range(n)]
+                values = np.array([[float(x) for x in row[1:]] for row in rows])
+            except ValueError as error:
+                if not file.read(1):
+                    note(f"{path}: the last frame is cut short and was left out.")
+                    return
+                raise ValueError(f"Frame {number} of {path} cannot be read: {error}.") from error
+            if values.ndim != 2 or values.shape[1] < 3:
+                note(f"{path}: frame {number} is cut short and was left out.")
+                return
+            yield _Frame(number, comment, [row[0] for row in rows], values)
+            number += 1
+
+
+def _selected(path: Path, selection: slice | int) -> list[_Frame]:
+    frames = list(_frames(path))
+    if isinstance(selection, int):
+        if not -len(frames) <= selection < len(frames):
+            raise IndexError(f"Frame {selection} is not in {path}, which has {len(frames)} frames.")
+        return [frames[selection]]
+    if not frames[selection]:
+        raise ValueError(
+            f"{path} has no frames from {selection.start} to {selection.stop}; select frames that "
+            "it has."
+        )
+    chosen = frames[selection]
+    for frame in chosen:
+        if frame.symbols != chosen[0].symbols:
+            raise ValueError(
+                f"Frame {frame.number} of {path} has other atoms than the first; a trajectory must "
+                "keep its atoms and their order."
+            )
+    return chosen
+
+
+def _elements(first: _Frame, options: ReadOptions, path: Path) -> Elements:
+    if all(s.isdigit() for s in first.symbols):
+        return from_numbers([int(s) for s in first.symbols], options, path)
+    if options.species:
+        return from_labels(first.symbols, options, path, kind="name")
+    return from_text(first.symbols, path)
+
+
+def _raw_velocities(frames, selection, options: ReadOptions, path: Path):
+    """Velocities (time, atom, 3) as they stand in the file, and their unit if it is known."""
+    if options.velocities is not None:
+        return _of_second_file(frames, selection, options, path)
+    widths = {f.values.shape[1] for f in frames}
+    if DFTB.search(frames[0].comment) and widths <= {6, 7}:
+        unit = options.velocity_unit or "angstrom/ps"
+        return np.stack([f.values[:, -3:] for f in frames]), unit
+    raise ValueError(
+        f"{path} has no velocities; give the file that has them (--velocities FILE), for a "
+        "forecast starts from positions and velocities."
+    )
+
+
+def _of_second_file(frames, selection, options: ReadOptions, path: Path):
+    other = Path(options.velocities)
+    moving = _selected(other, selection)
+    if len(moving) != len(frames) or moving[0].symbols != frames[0].symbols:
+        raise ValueError(
+            f"{other} has {len(moving)} frames of {len(moving[0].symbols)} atoms, but {path} has "
+            f"{len(frames)} of {len(frames[0].symbols)}, or their atoms differ in order; give the "
+            "velocities of the same run."
+        )
+    for mine, its in zip(_clock(frames, path), _clock(moving, other), strict=True):
+        if mine is not None and its is not None and not np.allclose(mine, its, atol=1e-6):
+            i = int(np.argmax(np.abs(mine - its)))
+            raise ValueError(
+                f"Frame {frames[i].number} is at {mine[i]:g} in {path}, but at {its[i]:g} in "
+                f"{other}; write positions and velocities at the same steps."
+            )
+    raw = np.stack([f.values[:, :3] for f in moving])
+    known = _ipi_unit(moving[0], other, "velocities", IPI_VELOCITIES)
+    unit = IPI_VELOCITIES[known] if known else ""
+    if not unit and CP2K.search(moving[0].comment) and not options.velocity_unit:
+        unit = "bohr/atu"
+        note(f"{other}: velocities are read in bohr/atu, as CP2K writes them.")
+    if unit and options.velocity_unit not in ("", unit):
+        raise ValueError(
+            f"{other} is in {unit}, but velocity_unit says {options.velocity_unit}; leave it out."
+        )
+    return raw, unit
+
+
+def _ipi_unit(frame: _Frame, path: Path, quantity: str, known) -> str:
+    """The unit that i-PI's comment line gives a quantity; "" of other programs' files."""
+    if not IPI_CELL.search(frame.comment):
+        return ""
+    found = {k: u for k, u in IPI_UNIT.findall(frame.comment) if k != "cell"}
+    if not found:
+        return "atomic_unit"
+    name, unit = next(iter(found.items()))
+    if name[0] != quantity[0] and not (quantity == "positions" and name.startswith("x_")):
+        raise ValueError(f"{path} holds {name}, not {quantity}; give the file with {quantity}.")
+    if unit not in known:
+        raise ValueError(f"{path} gives {name} in '{unit}'; known are {', '.join(known)}.")
+    return unit
+
+
+def one_clock(told: Sequence, numbers: Sequence[int], path: Path, name: str) -> bool:
+    """Whether frames tell a quantity: all of them do, or none.
+
+    Raises:
+      ValueError: some do.
+    """
+    missing = [number for number, value in zip(numbers, told, strict=True) if value is None]
+    if missing and len(missing) < len(numbers):
+        raise ValueError(
+            f"{len(missing)} of {len(numbers)} frames of {path} do not tell their {name} "
+            f"(frame {missing[0]} is the first), but the others do; write it into the comment "
+            "line of every frame, or of none."
+        )
+    return not missing
+
+
+def _clock(frames: list[_Frame], path: Path):
+    """Steps and times (fs) of the frames, as far as the comment lines tell."""
+    found = [CP2K.search(f.comment) for f in frames]
+    if all(found):
+        steps, times = zip(*(m.groups() for m in found), strict=True)
+        return np.array(steps, int), np.array(times, float)
+    found = [TIME.search(f.comment) for f in frames]
+    told = one_clock(found, [f.number for f in frames], path, "time")
+    times = np.array([float(m.group(1)) for m in found]) if told else None
+    for pattern in (DFTB, IPI_STEP, STEP):
+        found = [pattern.search(f.comment) for f in frames]
+        if all(found):
+            return np.array([int(m.group(1)) for m in found]), times
+    return None, times
+
+
+def _periodic(comment: str, path: Path) -> bool | None:
+    """Whether pbc is on, as it is if nothing is said of it; None if it is off.
+
+    Raises:
+      ValueError: it is on along some directions only, or unreadable.
+    """
+    found = PBC.search(comment)
+    if not found:
+        return True
+    text = next(x for x in found.groups() if x is not None)
+    words = re.findall(r"[^\s,\[\]]+", text)
+    flags = [PBC_WORDS.get(word.lower()) for word in words]
+    if len(flags) not in (1, 3) or None in flags:
+        raise ValueError(f'{path} has pbc="{text}"; give pbc="T T T" or pbc="F F F".')
+    if len(set(flags)) > 1:
+        raise ValueError(
+            f"{path} is periodic in some directions only (pbc = {flags}); give atoms that are "
+            "periodic in all three or in none."
+        )
+    return True if flags[0] else None
+
+
+def _cell(frames: list[_Frame], options: ReadOptions, path: Path) -> np.ndarray | None:
+    found = [LATTICE.search(f.comment) for f in frames]
+    if all(found):
+        cells = np.array([m.group(1).split() for m in found], float).reshape(-1, 3, 3)
+        if np.abs(cells - cells[0]).max() > 1e-4:
+            raise ValueError(f"The cell changes along {path}; only constant volume can be used.")
+        periodic = _periodic(frames[0].comment, path)
+        return decide_cell(cells[0], periodic, options, path, "its pbc is off")
+    found = [IPI_CELL.search(f.comment) for f in frames]
+    if not all(found):
+        if options.periodic is None and not options.cell:
+            raise ValueError(
+                f"{path} does not tell the cell, nor whether there is one; give it (--cell a b c, "
+                "in Å) or say that the atoms are isolated (--no-periodic)."
+            )
+        return decide_cell(None, None, options, path)
+    cells = np.array([m.group(1).split() for m in found], float)
+    if np.abs(cells - cells[0]).max() > 1e-4 * cells[0].max():
+        raise ValueError(f"The cell changes along {path}; only constant volume can be used.")
+    unit = dict(IPI_UNIT.findall(frames[0].comment)).get("cell", "atomic_unit")
+    if unit not in LENGTHS:
+        raise ValueError(f"{path} gives its cell in '{unit}'; known are {', '.join(LENGTHS)}.")
+    scale = np.array([LENGTHS[unit]] * 3 + [1.0] * 3)
+    return decide_cell(Cell.fromcellpar(cells[0] * scale).array, True, options, path)

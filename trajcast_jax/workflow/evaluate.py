@@ -1,0 +1,207 @@
+"""Evaluate a checkpoint and its forecasts: `python -m experiments.evaluate quartz`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from trajcast_jax.analysis import block_observables, plots
+from trajcast_jax.analysis.evaluation import (
+    evaluate_one_step,
+    write_report,
+    write_summary,
+)
+from trajcast_jax.analysis.modes import (
+    mode_temperatures,
+)
+from trajcast_jax.analysis.observables import cut
+from trajcast_jax.analysis.report import render_one_step
+from trajcast_jax.config import Experiment
+from trajcast_jax.data.pairs import frame_pairs
+from trajcast_jax.io import atomic_write, read_observables, read_trajectory
+from trajcast_jax.network import checkpoint as checkpoints
+from trajcast_jax.reading import load_json
+from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
+from trajcast_jax.system import System
+from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.command_line import load
+from trajcast_jax.workflow.judgement import conclude
+from trajcast_jax.workflow.reference_runs import modes_of, observables
+
+
+def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) -> dict | None:
+    """One-step errors on the test runs; without test runs, print the reason and return None."""
+    paths = [run_path(folder, run) for run in experiment.data.test_runs]
+    missing = [path for path in paths if path not in complete_runs(folder)]
+    if missing:
+        print(
+            f"One-step errors: skipped, because there is no complete test run {missing[0]}; "
+            f"make it by {folders.command(experiment, 'generate')}."
+        )
+        return None
+    model = checkpoints.restore(checkpoint)
+    n_pairs = experiment.data.test_pairs
+    runs = [read_trajectory(path) for path in paths]
+    pairs = frame_pairs(runs, model.time_step, model.cutoff, n_pairs, seed)
+    return evaluate_one_step(model, pairs)
+
+
+def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) -> str:
+    """Make a CSV table of the modes' temperatures in the reference and in forecasts."""
+    paths = folders.runs(experiment, folder, "Normal modes are those of reference runs")
+    runs = [read_trajectory(path)[0] for path in paths]
+    modes = modes_of(runs)
+    columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
+    for run in forecasts:
+        start = int(len(run.positions) * experiment.evaluation.equilibration)
+        columns.append(mode_temperatures(cut(run, slice(start, None)), modes))
+    head = ["wavenumber_per_cm", "reference_K", *(f"forecast_{k}_K" for k in range(len(forecasts)))]
+    rows = np.stack([modes.wavenumbers, *columns], axis=1)
+    return "\n".join([",".join(head), *(",".join(f"{x:.1f}" for x in row) for row in rows)]) + "\n"
+
+
+def potential_energies(experiment: Experiment, path: Path, n_frames: int) -> np.ndarray:
+    """Potential energies (eV) of `n_frames` evenly spaced frames, by the reference's engine."""
+    trajectory, _ = read_trajectory(path)
+    start = int(len(trajectory.positions) * experiment.evaluation.equilibration)
+    chosen = np.linspace(start, len(trajectory.positions) - 1, n_frames).astype(int)
+    engine = engine_for_frames(experiment.reference, trajectory.cell)
+    energies = []
+    for frame in chosen:
+        positions, velocities = trajectory.positions[frame], trajectory.velocities[frame]
+        engine.set_frame(np.asarray(positions, np.float64), np.asarray(velocities, np.float64))
+        energies.append(engine.energies()[0])
+    engine.close()
+    return np.array(energies)
+
+
+def compare_energies(
+    experiment: Experiment, path: Path, folder: Path, out: Path, n_frames: int
+) -> dict[str, float]:
+    """Compare potential energies (eV) of a forecast and the reference; also write energy.png."""
+    use = "Potential energies are held against those of reference runs"
+    paths = folders.runs(experiment, folder, use)
+    ours = potential_energies(experiment, path, n_frames)
+    theirs = np.concatenate([read_observables(run)["potential_energy"] for run in paths])
+    out.mkdir(parents=True, exist_ok=True)
+    plots.save(out / "energy.png", lambda: plots.plot_energies(ours, theirs))
+    return {
+        "potential_energy_eV": float(ours.mean()),
+        "potential_energy_deviation_eV": float(ours.std()),
+        "reference_potential_energy_eV": float(theirs.mean()),
+        "reference_potential_energy_deviation_eV": float(theirs.std()),
+    }
+
+
+def judged_step(
+    experiment: Experiment, checkpoint: Path, folder: Path, out: Path, seed: int
+) -> dict:
+    """Report entries of a checkpoint: its path and, if there are test runs, its one-step errors."""
+    extra = {"checkpoint": str(checkpoint)}
+    errors = one_step(experiment, checkpoint, folder, seed)
+    if errors is not None:
+        extra["one_step"] = errors
+        print(render_one_step(errors), end="\n\n")
+        out.mkdir(parents=True, exist_ok=True)
+        atomic_write(out / "one_step.json", json.dumps(errors, indent=1).encode())
+    return extra
+
+
+def judged_rollouts(
+    experiment: Experiment,
+    paths: list[Path],
+    measured: block_observables.Measured,
+    folder: Path,
+    out: Path,
+    extra: dict,
+    energies: int,
+) -> list[dict]:
+    """Write the report of every trajectory and a summary of all; return the reports."""
+    outs = [out] if len(paths) == 1 else [out / f"{k:02d}" for k in range(len(paths))]
+    reports = []
+    for own, path in zip(outs, paths, strict=True):
+        known = extra | {"trajectory": str(path)} | speed_of(path)
+        (own / "energy.png").unlink(missing_ok=True)  # may be that of another trajectory
+        if energies:
+            known |= compare_energies(experiment, path, folder, own, energies)
+        reports.append(write_report(own, path, measured, experiment, known))
+    write_summary(out, reports)
+    return reports
+
+
+def speed_of(trajectory: Path) -> dict[str, float]:
+    """Speed of a forecast (`ns_per_day`) from the report that `rollout` wrote; {} if unknown."""
+    report = trajectory.parent / "report.json"
+    known = load_json(report) if report.exists() else {}
+    return {name: known[name] for name in ("ns_per_day",) if name in known}
+
+
+def model_of(trajectory: Path) -> str | None:
+    """Checkpoint of a forecast trajectory, from its run.json; None if unknown."""
+    for folder in (trajectory.parent, trajectory.parent.parent):  # replicas are in subfolders
+        if (folder / "run.json").exists():
+            return load_json(folder / "run.json").get("checkpoint")
+    return None
+
+
+def main(
+    experiment: tyro.conf.Positional[str],
+    checkpoint: Path | None = None,
+    reference: Path | None = None,
+    rollout: tuple[Path, ...] = (),
+    out: Path | None = None,
+    save_reference: Path | None = None,
+    modes: bool = False,
+    energies: int = 0,
+    seed: int = 0,
+    set: tuple[str, ...] = (),
+) -> int:
+    """Evaluate one-step errors of a checkpoint, and compare rollouts with the reference.
+
+    The exit status is 1 if a rollout misses a criterion of its verdict.
+
+    Args:
+      experiment: name of a TOML file in experiments/, or the path of one.
+      checkpoint: folder of the model. If neither --rollout nor --save-reference is given, the
+        default is the model that the package ships, or the best of the training.
+      reference: folder of the reference runs; by default runs/reference/<name>.
+      rollout: forecast trajectories, or folders with a trajectory.h5. Of several, each gets a
+        report in a subfolder, and all get a summary.
+      out: folder of the report; by default runs/evaluate/<name>.
+      save_reference: write the reference observables to this .npz file.
+      modes: write the temperature of every mode (modes.csv): normal modes of a crystal, or modes
+        of the distances and dihedral angles of a molecule.
+      energies: number of frames of a rollout whose potential energies are computed by the engine
+        of the reference. At constant energy, they vary less than with a thermostat.
+      seed: random seed of the test pairs.
+      set: settings to replace. For a rollout with another stride than the experiment's, set
+        data.time_step, so that reference spectra are measured at the same interval.
+    """
+    loaded = load(experiment, set)
+    folder = reference or folders.reference(loaded)
+    out = out or folders.evaluations(loaded)
+    extra = {}
+    if checkpoint or not (rollout or save_reference):
+        extra = judged_step(loaded, checkpoint or folders.model(loaded), folder, out, seed)
+    if not (rollout or save_reference or "one_step" in extra):
+        raise ValueError(
+            "There is nothing to evaluate: give a trajectory by --rollout, or a checkpoint by "
+            "--checkpoint beside reference runs."
+        )
+    if save_reference or rollout:
+        measured = observables(loaded, folder)
+    if save_reference:
+        block_observables.save(save_reference, measured)
+        print(f"The reference observables are in {save_reference}.")
+    if not rollout:
+        return 0
+    paths = [path / "trajectory.h5" if path.is_dir() else path for path in rollout]
+    reports = judged_rollouts(loaded, paths, measured, folder, out, extra, energies)
+    (out / "modes.csv").unlink(missing_ok=True)
+    if modes:
+        forecasts = [read_trajectory(path)[0] for path in paths]
+        atomic_write(out / "modes.csv", mode_table(loaded, folder, forecasts).encode())
+    print((out / ("report.md" if len(paths) == 1 else "summary.md")).read_text())
+    print(f"The report and its plots are in {out}.\n")
+    return conclude(loaded, reports, extra.get("checkpoint") or model_of(paths[0]))

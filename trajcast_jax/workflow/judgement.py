@@ -1,0 +1,111 @@
+"""Last lines of `rollout` and `evaluate`: the verdict, speeds, and a suggested next command."""
+
+import json
+from pathlib import Path
+
+from trajcast_jax.analysis.report import render_verdict
+from trajcast_jax.analysis.verdict import worst
+from trajcast_jax.config import Experiment
+from trajcast_jax.reference import engine_speed, processor
+from trajcast_jax.workflow import folders
+
+LMAX = 2
+"""Sufficient for bond bending in crystals and covalent networks."""
+
+
+def conclude(experiment: Experiment, reports: list[dict], model: str | Path | None) -> int:
+    """Print the speeds of forecasts and engine, the verdicts, and a suggested next command.
+
+    Args:
+      experiment: the experiment of the forecasts.
+      reports: results of `write_report`, one per trajectory.
+      model: folder of the checkpoint, if it is known.
+
+    Returns:
+      The exit status: 1 if a criterion is missed, else 0.
+    """
+    verdicts = [report["verdict"] for report in reports]
+    if "ns_per_day" in reports[0]:
+        speeds = compare_speeds(experiment, reports[0]["ns_per_day"], reports[0]["n_atoms"])
+        print(f"{speeds}\n" if speeds else "", end="")
+    if len(verdicts) == 1:
+        print(f"## Verdict\n\n{render_verdict(verdicts[0])}\n")
+    else:
+        print("## Verdicts\n")
+        print("\n".join(f"{k + 1}. {v['sentence']}" for k, v in enumerate(verdicts)) + "\n")
+    passed = worst(verdicts)
+    print(next_step(experiment, passed, missed(verdicts), model))
+    return int(passed is False)
+
+
+def missed(verdicts: list[dict]) -> set[str]:
+    """Names of the criteria that at least one forecast missed."""
+    return {
+        row["name"] for verdict in verdicts for row in verdict["criteria"] if row["passed"] is False
+    }
+
+
+def next_step(
+    experiment: Experiment, passed: bool | None, names: set[str], model: str | Path | None
+) -> str:
+    """Suggest the most useful next command, in a sentence."""
+    again = folders.command(experiment, "rollout")
+    if passed is None:
+        return (
+            "Next: make what is too short longer. A forecast goes on by "
+            f"{again} --resume --duration FS; a reference by "
+            f"{folders.command(experiment, 'generate')} --runs N."
+        )
+    if passed:
+        return (
+            f"Next: two more seeds for error bars, {again} --seed 1, then "
+            f"{folders.command(experiment, 'evaluate')} --rollout FOLDER FOLDER FOLDER."
+        )
+    model = model or f"runs/{experiment.name}/train/best"
+    if _lmax(model) < LMAX and names & {"mean temperature", "g(r)", "vibrational spectrum"}:
+        return (
+            "Next: bonds that bend need lmax = 2. Train anew by "
+            f"{folders.command(experiment, 'train')} --out runs/{experiment.name}/lmax2 "
+            f"--set model.lmax={LMAX}, or, if that has been tried, balance the model: "
+            f"{_rounds(experiment, model)}"
+        )
+    rounds = _rounds(experiment, model)
+    return f"Next: let the model learn from states that its forecasts visit: {rounds}"
+
+
+def _rounds(experiment: Experiment, model: str | Path) -> str:
+    visited = f"runs/{experiment.name}/visited.h5"
+    return (
+        f"{folders.command(experiment, 'visit')} --checkpoint {model} --out {visited}, then "
+        f"{folders.command(experiment, 'balance')} --resume {model} --visited {visited} "
+        f"--out runs/{experiment.name}/balanced."
+    )
+
+
+def _lmax(model: str | Path) -> int:
+    try:
+        return json.loads((Path(model) / "model.json").read_text())["model"]["lmax"]
+    except (OSError, KeyError, ValueError):
+        return LMAX  # unknown, so no suggestion about it
+
+
+def compare_speeds(experiment: Experiment, ns_per_day: float, n_atoms: int) -> str:
+    """Compare the speeds of the forecast and the reference's engine, in a sentence.
+
+    It is empty if there is no record of the engine's speed.
+    """
+    found = engine_speed(folders.reference(experiment))
+    if found is None:
+        return ""
+    own, theirs, atoms = f"{ns_per_day:.3g} ns/day", found["ns_per_day"], found["n_atoms"]
+    text = (
+        f"Speed: the forecast {own} of {n_atoms} atoms, the reference's engine {theirs:.3g} ns/day "
+        f"of {atoms} atoms ({found['engine']}, measured when the runs were made"
+        f"{'' if found['processor'] == processor() else ', on another machine'})."
+    )
+    if atoms != n_atoms:
+        return f"{text} Sizes differ, so that the two cannot be compared."
+    ratio = ns_per_day / theirs
+    if ratio < 1:
+        return f"{text} THE FORECAST IS THE SLOWER ONE, {ratio:.2f} times as fast: use the engine."
+    return f"{text} The forecast is {ratio:.3g} times as fast."

@@ -1,0 +1,126 @@
+"""Reference runs for other commands: simulate missing ones, check and measure them."""
+
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from trajcast_jax.analysis import block_observables
+from trajcast_jax.analysis.bonds import bonded_pairs
+from trajcast_jax.analysis.evaluation import reference_observables
+from trajcast_jax.analysis.modes import InternalModes, NormalModes, internal_modes, normal_modes
+from trajcast_jax.analysis.observables import cut
+from trajcast_jax.config import Experiment, ReferenceSettings
+from trajcast_jax.io import atomic_write, read_trajectory
+from trajcast_jax.network import checkpoint
+from trajcast_jax.reading import load_json
+from trajcast_jax.reference import (
+    check_run,
+    complete_runs,
+    failed,
+    format_checks,
+    is_imported,
+    minor,
+    reference_md,
+    require_settings,
+    seed_of,
+    stages,
+)
+from trajcast_jax.system import System
+from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.stopping import telling
+
+
+def ensure_reference(experiment: Experiment, out: Path | None = None) -> list[Path]:
+    """Paths of the experiment's reference runs; missing ones are simulated first.
+
+    Imported runs are used as they are. A warning is printed if runs failed a check.
+
+    Raises:
+      ValueError: the runs were made with other settings.
+    """
+    out, settings = out or folders.reference(experiment), experiment.reference
+    imported, checked = is_imported(out), out / "report.json"
+    if not imported:
+        seed = seed_of(out)
+        require_settings(settings, out, seed)
+        if len(complete_runs(out)) < settings.runs:
+            simulate(settings, out, seed)
+            report(out, settings)
+            checked = None  # what failed has just been said
+    if checked and checked.exists() and not load_json(checked).get("passed"):
+        print(f"warning: the runs in {out} failed checks ({checked}).", file=sys.stderr)
+    return complete_runs(out)[: None if imported else settings.runs]
+
+
+def simulate(settings: ReferenceSettings, out: Path, seed: int) -> None:
+    """Run or continue reference molecular dynamics with a progress bar."""
+    plan = stages(settings)
+    total = sum(stage.n_frames for stage in plan)
+    form = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} ps [{elapsed}<{remaining}]"
+    to_ps = settings.save_every * 1e-3
+    with (
+        tqdm(total=total * to_ps, bar_format=form, desc="reference MD") as bar,
+        telling(f"The frames until now are in {out}; the same command goes on from there."),
+    ):
+        for index, frames in reference_md(settings, out, seed):
+            before = sum(stage.n_frames for stage in plan[:index])
+            done, stage = (before + frames) * to_ps, plan[index]
+            if not bar.n:  # exclude the work of earlier processes from the speed
+                bar.initial = bar.n = done
+            bar.set_description(stage.kind if stage.run < 0 else f"{stage.kind} {stage.run}")
+            bar.update(done - bar.n)
+
+
+def report(out: Path, settings: ReferenceSettings | None) -> bool:
+    """Check all complete runs, print the results, write report.json; True if all checks pass."""
+    result, passed = {}, True
+    for path in complete_runs(out):
+        checks = check_run(path, settings)
+        bad, small = [c for c in checks if failed(c)], [c for c in checks if minor(c)]
+        passed = passed and not bad
+        words = "CHECKS FAILED" if bad else "all checks passed"
+        if small and not bad:
+            names = ", ".join(check.name for check in small)
+            words = f"fit to learn from; a little off: {names}"
+        print(f"{path}: {words}")
+        print(format_checks(checks))
+        result[path.name] = [check._asdict() for check in checks]
+    content = {"passed": passed, "runs": result}
+    atomic_write(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
+    if not passed:
+        print(
+            f"CHECKS FAILED in {out}: do not use these runs before you know why.", file=sys.stderr
+        )
+    return passed
+
+
+def observables(experiment: Experiment, folder: Path) -> block_observables.Measured:
+    """Reference observables: measured on the runs in a folder, else those that the package ships.
+
+    Raises:
+      FileNotFoundError: there are neither.
+    """
+    paths = complete_runs(folder)
+    if paths:
+        runs = [read_trajectory(path) for path in paths]
+        spacing = float(runs[0][1][1] - runs[0][1][0])
+        stride = experiment.data.time_step * experiment.rollout.every
+        return reference_observables([run for run, _ in runs], spacing, stride, experiment)
+    try:
+        path = checkpoint.pretrained(experiment.reference_name) / "reference.npz"
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"There are no reference runs in {folder}, and the package ships no observables of "
+            f"{experiment.name}; make runs by {folders.command(experiment, 'generate')}."
+        ) from error
+    print(f"There are no reference runs in {folder}; the observables in {path} stand for them.")
+    return block_observables.load(path)
+
+
+def modes_of(runs: list[System], torsions: bool = True) -> NormalModes | InternalModes:
+    """Normal modes of a crystal, or modes of the distances and dihedral angles of a molecule."""
+    if runs[0].cell is None:
+        return internal_modes(runs, bonded_pairs(cut(runs[0], 0)), torsions=torsions)
+    return normal_modes(runs)

@@ -1,0 +1,136 @@
+"""What a rollout is made from: its command line, kept beside it as run.json."""
+
+import dataclasses
+import datetime
+from pathlib import Path
+
+import tyro
+
+from trajcast_jax.config import Experiment, changed, from_dict
+from trajcast_jax.reading import load_json, reading
+from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.command_line import load
+
+
+@dataclasses.dataclass
+class Arguments:
+    """Forecasts a trajectory with a trained model, and holds it against the reference."""
+
+    experiment: tyro.conf.Positional[str]
+    """Name of a TOML file in experiments/, or the path of one."""
+    duration: float | None = None
+    """fs; by default the experiment's, and so are temperature and seed."""
+    temperature: float | None = None
+    """K."""
+    seed: int | None = None
+    """Of the thermostat, and of --thermalize."""
+    set: tuple[str, ...] = ()
+    """Other settings that differ from the file: rollout.every=5 rollout.ensemble=nve."""
+    checkpoint: Path | None = None
+    """Folder of the model; by default the one that the package ships, or the best of training."""
+    start: Path | None = None
+    """File whose last frame is the start; by default the one that the package ships, or the last
+    reference run."""
+    thermalize: bool = False
+    """Draw the start velocities at the temperature instead of taking those of the start frame,
+    which may then be a structure alone (CIF, POSCAR, ...)."""
+    replicas: int = 1
+    """Runs side by side, each with its own random numbers."""
+    temperatures: tuple[float, ...] = ()
+    """K, one for each replica, where they differ."""
+    out: Path | None = None
+    """Folder to write; by default runs/<name>/rollout/<time>, with --resume the newest of these."""
+    resume: bool = False
+    """Go on with a rollout that was stopped, or make it longer by --duration."""
+    extxyz: bool = False
+    """Write the trajectory as extended XYZ too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a rollout is made from; kept beside it as run.json."""
+
+    experiment: Experiment
+    checkpoint: str
+    start: str
+    thermalize: bool
+    temperatures: tuple[float, ...]
+    """K, one for each replica."""
+
+
+def new_run(arguments: Arguments) -> tuple[Run, Path]:
+    """The run that is asked for and its folder, which must not hold another one."""
+    given = {"duration": arguments.duration, "temperature": arguments.temperature}
+    given |= {"seed": arguments.seed}
+    if arguments.temperatures:
+        given["temperature"] = arguments.temperatures[0]
+    changes = tuple(f"rollout.{k}={v}" for k, v in given.items() if v is not None)
+    experiment = load(arguments.experiment, (*arguments.set, *changes))
+    count = len(arguments.temperatures) or arguments.replicas
+    kelvins = arguments.temperatures or (experiment.rollout.temperature,) * count
+    if count < 1 or arguments.replicas not in (1, count):
+        raise ValueError(
+            f"{arguments.replicas} replicas cannot have {len(kelvins)} temperatures; "
+            "give one for each, or leave one of the two options out."
+        )
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    out = arguments.out or folders.rollouts(experiment) / stamp
+    if (out / "run.json").exists():
+        raise ValueError(
+            f"{out} already holds a rollout; go on with it by --resume, or give another --out."
+        )
+    run = Run(
+        experiment=experiment,
+        checkpoint=str(arguments.checkpoint or folders.model(experiment)),
+        start=str(arguments.start or folders.start(experiment)),
+        thermalize=arguments.thermalize,
+        temperatures=tuple(kelvins),
+    )
+    return run, out
+
+
+def old_run(arguments: Arguments) -> tuple[Run, Path]:
+    """The run to go on with and its folder."""
+    allowed = {"experiment", "duration", "out", "resume", "extxyz"}
+    for field in dataclasses.fields(arguments):
+        if field.name not in allowed and getattr(arguments, field.name) != field.default:
+            raise ValueError(
+                "--resume goes on with the settings that the rollout began with, so that "
+                f"--{field.name} has no effect; only --duration may be new."
+            )
+    folder = folders.rollouts(load(arguments.experiment))
+    found = sorted(folder.glob("*/run.json"))
+    out = arguments.out or (found[-1].parent if found else folder)
+    if not (out / "run.json").exists():
+        raise FileNotFoundError(f"There is no rollout in {out} to go on with; leave --resume out.")
+    run = read_run(out / "run.json")
+    if arguments.duration is not None:
+        experiment = changed(run.experiment, (f"rollout.duration={arguments.duration}",))
+        run = dataclasses.replace(run, experiment=experiment)
+    return run, out
+
+
+def replica_folders(run: Run, out: Path) -> list[Path]:
+    """The folder of every replica: `out` itself where there is one."""
+    count = len(run.temperatures)
+    return [out] if count == 1 else [out / f"replica_{i:02d}" for i in range(count)]
+
+
+def read_run(path: Path) -> Run:
+    """The run that a run.json describes."""
+    with reading(path):
+        return from_dict(Run, load_json(path))
+
+
+def require_same(run: Run, out: Path) -> None:
+    """An error if the folder holds another rollout; its duration may be another."""
+    path = out / "run.json"
+    if path.exists() and _but_duration(read_run(path)) != _but_duration(run):
+        raise ValueError(
+            f"{out} already holds another rollout; go on with it by --resume, or give another "
+            "--out."
+        )
+
+
+def _but_duration(run: Run) -> Run:
+    return dataclasses.replace(run, experiment=changed(run.experiment, ("rollout.duration=1.0",)))
