@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 import experiments
-from trajcast_jax.config import Experiment, ModelSettings, changed, from_dict, load, to_json
+from trajcast_jax.config import (
+    Experiment,
+    ModelSettings,
+    changed,
+    from_dict,
+    load,
+    stated,
+    to_json,
+)
 
 TOMLS = sorted(Path(experiments.__file__).parent.glob("*.toml"))
 
@@ -132,3 +140,36 @@ def test_defaults_are_what_the_shipped_models_share_and_the_paper_is_a_file():
 def test_missing_setting_is_named():
     with pytest.raises(ValueError, match="'name' is missing"):
         from_dict(Experiment, {})
+
+
+def test_auto_is_not_stated(tmp_path):
+    (tmp_path / "auto.toml").write_text(
+        "[reference]\ntemperature = 500.0\nstructure = {name = 'auto'}\n"
+        "[model]\ncutoff = 5.0\nlmax = 'auto'\n"
+    )
+    (tmp_path / "mine.toml").write_text(
+        "base = 'auto'\nrollout = 'auto'\n[model]\ncutoff = 'auto'\nblocks = 2\n"
+    )
+    assert load(tmp_path / "auto.toml").name == "auto"
+    assert load(tmp_path / "auto.toml").model.lmax == ModelSettings().lmax
+    mine = load(tmp_path / "mine.toml")
+    assert (mine.model.cutoff, mine.model.blocks) == (ModelSettings().cutoff, 2)
+    assert mine.reference.structure == {"name": "auto"}  # not a setting
+    names = {"reference.temperature", "reference.structure", "model.blocks"}
+    assert stated(tmp_path / "mine.toml") == names
+    changes = ("model.blocks=auto", "training.updates=7")
+    assert stated(tmp_path / "mine.toml", changes) == names - {"model.blocks"} | {
+        "training.updates"
+    }
+    assert stated({"name": "x", "data": {"time_step": 3.0}}) == {"data.time_step"}
+    assert changed(mine, ("model.blocks=auto",)).model.blocks == ModelSettings().blocks
+    with pytest.raises(ValueError, match=r"model\.cutof'"):
+        changed(mine, ("model.cutof=auto",))
+
+
+def test_every_setting_may_be_auto():
+    for table in dataclasses.fields(Experiment("x")):
+        if dataclasses.is_dataclass(table.default):
+            for setting in dataclasses.fields(table.default):
+                change = (f"{table.name}.{setting.name}=auto",)
+                assert changed(Experiment("x"), change) == Experiment("x")

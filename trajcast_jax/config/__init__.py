@@ -1,6 +1,6 @@
 """Settings as dataclasses (`settings`), read from TOML files and command lines (`parsing`)."""
 
-from trajcast_jax.config.parsing import changed, from_dict, load, to_json
+from trajcast_jax.config.parsing import changed, from_dict, load, stated, to_json
 from trajcast_jax.config.settings import (
     DataSettings,
     EvaluationSettings,
@@ -24,5 +24,6 @@ __all__ = [
     "changed",
     "from_dict",
     "load",
+    "stated",
     "to_json",
 ]

@@ -14,6 +14,8 @@ from trajcast_jax.reading import reading
 
 LONGEST = 2**22
 """Bytes of a file of settings: with the text of a LAMMPS data file it may be long."""
+AUTO = "auto"
+"""Value of a setting that nobody states."""
 
 
 def from_dict(kind: type, values: dict, where: str = ""):
@@ -91,10 +93,53 @@ def load(path: str | Path) -> Experiment:
     """Load an experiment from a TOML file.
 
     A file may name another file in the same folder as its `base`; it then lists only the
-    settings that differ.
+    settings that differ. A setting that is "auto" has its default, also if the base has another.
     """
     with reading(path):
-        return from_dict(Experiment, _read(Path(path)))
+        return from_dict(Experiment, _without_auto(_read(Path(path))))
+
+
+def stated(source: str | Path | dict, changes: tuple[str, ...] = ()) -> frozenset[str]:
+    """Names (as "model.cutoff") of the settings that a file, its base and changes state.
+
+    Args:
+      source: a TOML file, or its content as nested dicts.
+      changes: as for `changed`. A setting that is "auto" is not stated.
+    """
+    if isinstance(source, dict):
+        values = {k: v if not isinstance(v, dict) else dict(v) for k, v in source.items()}
+    else:
+        values = _read(Path(source))
+    for change in changes:
+        table, key, value = _change(change)
+        if isinstance(values.setdefault(table, {}), dict):
+            values[table][key] = value
+    return frozenset(
+        f"{table}.{key}"
+        for table, settings in _without_auto(values).items()
+        if isinstance(settings, dict)
+        for key in settings
+    )
+
+
+def _without_auto(values: dict) -> dict:
+    """The values of an experiment without those settings and tables that are "auto".
+
+    Unknown names are kept, so that they are refused. What is inside a setting (the arguments of a
+    calculator, for instance) is no setting.
+    """
+    hints = typing.get_type_hints(Experiment)
+    kept = {}
+    for table, settings in values.items():
+        kind = hints.get(table)
+        if not dataclasses.is_dataclass(kind):
+            kept[table] = settings
+        elif isinstance(settings, dict):
+            known = {f.name for f in dataclasses.fields(kind)}
+            kept[table] = {k: v for k, v in settings.items() if v != AUTO or k not in known}
+        elif settings != AUTO:
+            kept[table] = settings
+    return kept
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
@@ -128,23 +173,31 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
 
 
 def changed(experiment: Experiment, changes: tuple[str, ...]) -> Experiment:
-    """Replace settings of an experiment, each given as "table.name=value" (value in TOML)."""
+    """Replace settings of an experiment, each given as "table.name=value" (value in TOML).
+
+    A setting that becomes "auto" gets its default.
+    """
     values = dataclasses.asdict(experiment)
     for change in changes:
-        name, equals, text = change.partition("=")
-        table, _, key = name.strip().partition(".")
-        if not equals or not key:
-            raise ValueError(
-                f"'{change}' is no setting: write table.name=value, as in training.updates=1000."
-            )
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()  # a bare word is a string
+        table, key, value = _change(change)
         if not isinstance(values.setdefault(table, {}), dict):
             raise ValueError(f"'{change}' is no setting: {table} is no table of settings.")
         values[table][key] = value
-    return from_dict(Experiment, values)
+    return from_dict(Experiment, _without_auto(values))
+
+
+def _change(change: str) -> tuple[str, str, object]:
+    """Table, name and value of a change such as "training.updates=1000"."""
+    name, equals, text = change.partition("=")
+    table, _, key = name.strip().partition(".")
+    if not equals or not key:
+        raise ValueError(
+            f"'{change}' is no setting: write table.name=value, as in training.updates=1000."
+        )
+    try:
+        return table, key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return table, key, text.strip()  # a bare word is a string
 
 
 def to_json(settings) -> str:
