@@ -11,8 +11,7 @@ import os
 from trajcast_jax.analysis.verdict import SPECTRUM, STRUCTURE
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.reference.structure import build_structure, is_crystal
-from trajcast_jax.units import FS_PER_DAY_TO_NS
-from trajcast_jax.workflow.campaign.rules import Choice, Known, run_time
+from trajcast_jax.workflow.campaign.rules import SHARE_OF_HOURS, Choice, Known, budget, run_time
 
 ATOM_TIME = 1e7
 """fs, length of a run times its number of atoms: 50 ps for 200."""
@@ -32,19 +31,17 @@ PIECE = 5_000.0
 """fs, shortest piece that a trajectory is cut to, where it is long enough for three."""
 HELD_OUT = 8
 """One run of so many is for validation, and one for the test."""
-SHARE = 0.25
-"""Share of all hours for reference dynamics."""
 NPT, NVT, GAP = 10_000.0, 20_000.0, 2_000.0
 """fs, at constant pressure, of equilibration, and between runs."""
 SHORT_GAP, BATH = 500.0, 50.0
 """fs, the same between runs if time is short, and the time constant of the bath of molecules."""
-EQUILIBRATION = 0.15
-"""Largest share of the reference for its equilibration."""
+EQUILIBRATION, GAPS = 0.15, 0.1
+"""Largest shares of the reference for its equilibration and between runs, if time is short."""
 LARGEST_BYTES = 1e9
 """Of all frames of a reference."""
 BYTES_OF_AN_ATOM = 24
 """In a stored frame: position and velocity."""
-FEWEST_STRIDES = 50
+FEWEST_STRIDES = 20
 """In a run, whatever the engine."""
 TRAIN_PAIRS, TEST_PAIRS = 15_000, 1_000
 BYTES_OF_A_PAIR = 772
@@ -118,13 +115,13 @@ def times(known: Known) -> list[Choice]:
     npt, stated = (s.npt_time if "reference.npt_time" in known.stated else npt), known.stated
     number = s.runs
     wanted, because = wanted_time(known)
-    budget = _budget(known)
+    most = budget(known)
     nvt, gap = NVT, GAP
-    if npt + nvt + number * (gap + wanted) > budget:
-        nvt, gap = min(NVT, EQUILIBRATION * budget), min(GAP, SHORT_GAP)
+    if npt + nvt + number * (gap + wanted) > most:
+        nvt, gap = min(NVT, EQUILIBRATION * most), min(SHORT_GAP, GAPS * most / number)
     nvt = s.nvt_time if "reference.nvt_time" in stated else _whole(nvt, s.save_every)
     gap = s.gap_time if "reference.gap_time" in stated else _whole(gap, s.save_every)
-    possible = (budget - npt - nvt) / number - gap
+    possible = (most - npt - nvt) / number - gap
     least = FEWEST_STRIDES * known.experiment.data.time_step
     length = _whole(max(least, min(wanted, possible)), s.save_every)
     if "reference.nve_time" in stated:
@@ -132,7 +129,7 @@ def times(known: Known) -> list[Choice]:
     total = npt + nvt + number * (gap + length)
     because += f"; {_cost(known, total)}"
     if possible < wanted and known.engine:
-        because += f", and no more than {known.hours * SHARE:.2g} h are for it"
+        because += f", and no more than {known.hours * SHARE_OF_HOURS:.2g} h are for it"
     if doubts := undecided(known, length):
         because += f"; perhaps not to be decided: {doubts}"
     return [
@@ -194,14 +191,6 @@ def undecided(known: Known, length: float) -> str:
     if spectrum > 1.1 * (1 - SPECTRUM):
         found.append(f"spectrum of {f.rarest}, noise {spectrum:.2f} of {1 - SPECTRUM:.1f} allowed")
     return "; ".join(found)
-
-
-def _budget(known: Known) -> float:
-    """Simulated time (fs) for which a quarter of all hours is enough."""
-    if not known.engine:
-        return math.inf
-    per_second = known.engine["ns_per_day"] / FS_PER_DAY_TO_NS
-    return SHARE * known.hours * 3600 * per_second
 
 
 def _cost(known: Known, total: float) -> str:

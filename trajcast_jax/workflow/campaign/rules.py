@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from trajcast_jax.config import Experiment
 from trajcast_jax.data.pairs import stride as frames_of
-from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
+from trajcast_jax.units import BOLTZMANN, FS_PER_DAY_TO_NS, KINETIC_TO_EV
 from trajcast_jax.workflow.campaign.findings import Findings
 
 SHARE_OF_PERIOD = 0.7
@@ -15,6 +15,12 @@ LONGEST_STRIDE = 30.0
 """fs; nobody has tried longer ones."""
 FRAMES_A_PERIOD = 2.2
 """Stored frames per period of the stiffest vibration, so that its spectrum is not folded."""
+MOST_FRAMES = 6
+"""Largest number of stored frames of a stride, where an engine makes few strides."""
+ENOUGH_FRAMES = 20_000
+"""Frames of all runs, with which no more have to be stored of a stride."""
+SHARE_OF_HOURS = 0.25
+"""Share of all hours for reference dynamics."""
 STEPS = ((15.0, 0.5), (60.0, 1.0), (math.inf, 2.0))
 """Longest period (fs) of the stiffest vibration, and the integration step (fs) for it."""
 SUBSTEPS_A_PERIOD = 10
@@ -123,6 +129,8 @@ def stride(known: Known) -> list[Choice]:
         length = spacing * max(1, round(target / spacing))
     else:
         frames = max(2, math.ceil(target / (period / FRAMES_A_PERIOD)))
+        while frames < MOST_FRAMES and budget(known) * frames / target < ENOUGH_FRAMES:
+            frames += 1  # correlated, but better than none
         spacing = step * max(1, math.floor(target / frames / step + 1e-9))
         length = frames * spacing
     frames_of(length, spacing)  # says so if they do not fit
@@ -139,7 +147,7 @@ def stride(known: Known) -> list[Choice]:
 
 def _stride_of_frames(known: Known, target: float, step: float, words: str) -> list[Choice]:
     """A stride of whole frames, for trajectories that were brought."""
-    interval = known.findings.interval
+    interval = round(known.findings.interval, 6)
     n = max(1, round(target / interval))
     if n > 1 and n * interval > known.period:
         n -= 1
@@ -286,6 +294,14 @@ def evaluation(known: Known) -> list[Choice]:
     if f.torsions:
         found.append(Choice("evaluation.dihedrals", f.torsions, "bonds that can turn"))
     return found
+
+
+def budget(known: Known) -> float:
+    """Time (fs) that the engine simulates in its share of all hours; inf if nobody knows."""
+    if not known.engine:
+        return math.inf
+    per_second = known.engine["ns_per_day"] / FS_PER_DAY_TO_NS
+    return SHARE_OF_HOURS * known.hours * 3600 * per_second
 
 
 def run_time(known: Known) -> float:

@@ -81,11 +81,12 @@ def stiffest(runs: list[System], interval: float) -> Stiffest:
             powers[name] = _Power(*(a + b for a, b in zip(known, found, strict=True)))
     highest, folded = {}, {}
     for name, power in powers.items():
-        share = np.cumsum(power.velocities) / power.velocities.sum()
+        total = max(power.velocities.sum(), 1e-300)
+        share = np.cumsum(power.velocities) / total
         highest[name] = float(np.interp(BELOW, share, frequencies) - frequencies[1])
         own = power.velocities[SLOWEST:].sum()
         implied = ((2 * np.pi * frequencies) ** 2 * power.squares)[SLOWEST:].sum()
-        folded[name] = float(np.clip((own - implied) / power.velocities.sum(), 0, 1))
+        folded[name] = float(np.clip((own - implied) / total, 0, 1))
     name, worst = max(highest, key=highest.get), max(folded.values())
     limit = NEAR_NYQUIST * nyquist_wavenumber(interval) / WAVENUMBER_PER_INVERSE_FEMTOSECOND
     resolved = worst < FOLDED and highest[name] < limit
