@@ -81,6 +81,7 @@ def test_choices_for_a_molecule(of_molecule):
     why = {c.setting: c.because for c in found}
     assert "no more than 1 h" in why["reference.nve_time"]
     assert "g(r) of O" in why["reference.nve_time"]
+    assert "the spectrum (noise 0.38" in why["reference.nve_time"]
     assert (made.model.cutoff, made.model.speed_limit, made.model.substeps) == (4.5, 4.25, 7)
     assert (made.model.far_field, made.model.conserve_angular) == (True, True)
     assert made.training.batch_size == 16

@@ -11,19 +11,28 @@ import os
 from trajcast_jax.analysis.verdict import SPECTRUM, STRUCTURE
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.reference.structure import build_structure, is_crystal
-from trajcast_jax.workflow.campaign.rules import SHARE_OF_HOURS, Choice, Known, budget, run_time
+from trajcast_jax.workflow.campaign.rules import (
+    LONGEST_VDOS,
+    SHARE_OF_HOURS,
+    Choice,
+    Known,
+    budget,
+    run_time,
+)
 
 ATOM_TIME = 1e7
 """fs, length of a run times its number of atoms: 50 ps for 200."""
 SHORTEST, LONGEST = 2e4, 5e5
 """fs, of runs, where the engine is fast enough."""
-SPECTRUM_NOISE = {"solid": 0.14, "molecule": 0.14, "fluid": 0.05}
-"""1 − overlap of the spectrum of one run with the others, times √(ns · atoms of the element), with
-windows of 5 ps. Quartz: 0.034 for 1,296 atoms in 15 ps. Paracetamol: 0.030 in 1 ns and 0.176 in
-25 ps, 20 atoms. Water: 0.015 for 192 atoms in 50 ps."""
-STRUCTURE_NOISE = 5.0
-"""Deviation (%) of g(r) of one run from the others times √(ns · atoms of the rarest element).
-Paracetamol: 4.9 in 1 ns."""
+SPECTRUM_NOISE = {"solid": 0.15, "molecule": 0.18, "fluid": 0.05}
+"""1 − overlap of the spectrum of an element in one run with that in the others, times
+√(ns · all atoms), with windows of 5 ps. The elements of a molecule share its modes and their noise.
+Quartz 0.034 (1,296 atoms, 15 ps); silicon 0.049 (216 atoms, 20 ps); paracetamol 0.13 (100 ps) and,
+canonical, 0.18 (25 ps); water 0.015 (192 atoms, 50 ps); argon 0.009 (256 atoms, 20 ps)."""
+STRUCTURE_NOISE = {"solid": 3.0, "molecule": 5.0, "fluid": 3.0}
+"""Deviation (%) of g(r) of one run from the others, of the worst pair of elements, times
+√(ns · atoms of the rarest element). Paracetamol 9.6 (100 ps), 4.9 (canonical, 1 ns); silicon 1.1
+(216 atoms, 20 ps); argon 0.9 (256 atoms, 20 ps)."""
 RUNS, RUNS_OF_MOLECULES = 6, 20
 """Stiff vibrations of molecules keep their energy during a run, so that many are drawn."""
 FEWEST_RUNS = 3
@@ -82,17 +91,20 @@ def _many_brought(known: Known) -> bool:
 
 def _number_of_runs(known: Known) -> tuple[int, str]:
     durations = known.findings.durations
+    number, because = len(durations), "the trajectories that were brought"
     if not known.imported:
         if known.findings.kind == "molecule":
             return RUNS_OF_MOLECULES, "a molecule: stiff vibrations keep their energy for a run"
         return RUNS, "four to train on, one for validation, one for the test"
-    if len(durations) > 1:
-        return len(durations), "the trajectories that were brought"
-    number = int(min(RUNS, max(FEWEST_RUNS, durations[0] // PIECE)))
-    return number, (
-        f"one trajectory of {durations[0] * 1e-3:.3g} ps, cut in time with gaps: its parts are "
-        "less independent than runs"
-    )
+    if number == 1:
+        number = int(min(RUNS, max(FEWEST_RUNS, durations[0] // PIECE)))
+        because = (
+            f"one trajectory of {durations[0] * 1e-3:.3g} ps, cut in time with gaps: its parts are "
+            "less independent than runs"
+        )
+    if doubts := undecided(known, sum(durations) / number):
+        because += f"; perhaps not to be decided: {doubts}"
+    return number, because
 
 
 def times(known: Known) -> list[Choice]:
@@ -168,8 +180,8 @@ def wanted_time(known: Known) -> tuple[float, str]:
     """Length (fs) of a run for which all criteria can be decided, and why; at most `LONGEST`."""
     f, s = known.findings, known.experiment.reference
     rarest = f.counts[f.rarest]
-    structure = (STRUCTURE_NOISE / STRUCTURE) ** 2 * 1e6 / rarest
-    spectrum = (SPECTRUM_NOISE[f.kind] / (1 - SPECTRUM)) ** 2 * 1e6 / rarest
+    structure = (STRUCTURE_NOISE[f.kind] / STRUCTURE) ** 2 * 1e6 / rarest
+    spectrum = (SPECTRUM_NOISE[f.kind] / (1 - SPECTRUM)) ** 2 * 1e6 / f.n_atoms
     wanted = min(LONGEST, max(SHORTEST, ATOM_TIME / f.n_atoms, structure, spectrum))
     because = f"{f.n_atoms} atoms, {rarest} of {f.rarest}, want {wanted * 1e-3:.0f} ps a run"
     stored = LARGEST_BYTES / (BYTES_OF_AN_ATOM * f.n_atoms * s.runs) * s.save_every
@@ -181,16 +193,17 @@ def wanted_time(known: Known) -> tuple[float, str]:
 def undecided(known: Known, length: float) -> str:
     """Criteria of a verdict for which runs of `length` fs are probably too noisy, in words."""
     f = known.findings
-    amount = math.sqrt(length * 1e-6 * f.counts[f.rarest])
-    window = math.sqrt(min(1.0, length / 5 / 5_000.0))
+    rarest, window = f.counts[f.rarest], math.sqrt(min(1.0, length / 5 / LONGEST_VDOS))
+    structure = STRUCTURE_NOISE[f.kind] / math.sqrt(length * 1e-6 * rarest)
+    spectrum = window * SPECTRUM_NOISE[f.kind] / math.sqrt(length * 1e-6 * f.n_atoms)
     found = []
-    structure = min(100.0, STRUCTURE_NOISE / amount)
-    spectrum = min(1.0, window * SPECTRUM_NOISE[f.kind] / amount)
     if structure > 1.1 * STRUCTURE:
-        found.append(f"g(r) of {f.rarest}, noise {structure:.0f} % of {STRUCTURE:g} % allowed")
+        noise = f"{min(100.0, structure):.0f} % of {STRUCTURE:g} %"
+        found.append(f"g(r) of {f.rarest} (noise {noise} allowed)")
     if spectrum > 1.1 * (1 - SPECTRUM):
-        found.append(f"spectrum of {f.rarest}, noise {spectrum:.2f} of {1 - SPECTRUM:.1f} allowed")
-    return "; ".join(found)
+        noise = f"{min(1.0, spectrum):.2f} of {1 - SPECTRUM:.1f}"
+        found.append(f"the spectrum (noise {noise} allowed)")
+    return ", ".join(found)
 
 
 def _cost(known: Known, total: float) -> str:
