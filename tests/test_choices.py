@@ -6,11 +6,13 @@ import pytest
 from motions import copper, ethanol
 
 from trajcast_jax import config, io, reference
+from trajcast_jax.analysis.evaluation import reference_observables
 from trajcast_jax.analysis.observables import cut
 from trajcast_jax.config import Experiment, ReferenceSettings
 from trajcast_jax.reference import lammps_engine
 from trajcast_jax.workflow.campaign import choices, lengths
 from trajcast_jax.workflow.campaign.findings import find
+from trajcast_jax.workflow.training_pairs import load_pairs
 
 FAST = {"ns_per_day": 1e4}
 
@@ -147,6 +149,22 @@ def test_choices_for_trajectories_that_were_brought(of_copper):
     assert "which the frames do not resolve" in words
     made, found = chosen(find([run], 90.0), imported=True, engine=None)
     assert made.data.time_step == 90  # nothing shorter is stored
+
+
+def test_what_is_chosen_can_be_learned_and_measured(tmp_path):
+    """One trajectory is imported, cut in runs, and gives as many pairs as were chosen."""
+    made, _ = chosen(find([copper()], 10.0), imported=True, engine=None)
+    with io.H5MDWriter(tmp_path / "mine.h5", cut(copper(), 0), 10.0) as writer:
+        writer.append(copper())
+    settings = made.reference
+    paths = reference.import_trajectories(
+        [tmp_path / "mine.h5"], tmp_path / "runs", settings.runs, gap=settings.gap_time
+    )
+    assert len(load_pairs(made, paths, "train")) == 2 * made.data.train_pairs  # and mirrored
+    runs = [io.read_trajectory(path)[0] for path in paths]
+    observables = reference_observables(runs, 10.0, made.data.time_step, made)
+    assert len(observables["rdf/r"]) == made.evaluation.rdf_bins
+    assert len(observables["vdos/all"]) == len(runs)
 
 
 def test_memory_bounds_the_pairs(of_copper, monkeypatch):
