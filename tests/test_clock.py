@@ -89,7 +89,7 @@ def test_options_must_agree_with_the_file(tmp_path):
         io.read_trajectory(tmp_path / "ours.h5", every=2, time_step=20.0)
     io.read_trajectory(tmp_path / "ours.h5", every=2, time_step=10.0)
     dump, _, _ = write_dump(tmp_path / "run.dump")
-    with pytest.raises(ValueError, match=r"steps of its frames \(every 10\).*--timestep"):
+    with pytest.raises(ValueError, match=r"steps of its frames \(every 10\).*--md-timestep"):
         io.read_trajectory(dump, options=ReadOptions(units="metal"))
     for wrong in (ReadOptions(units="metal", time_step=5.0), ReadOptions(units="metal", md_step=3)):
         with pytest.raises(ValueError, match=r"move by \S+ times what their velocities, read in "):
@@ -166,18 +166,19 @@ def test_generate_asks_and_takes(tmp_path, capsys):
     for more, message in (
         ({}, "does not tell their elements"),
         ({"species": ("Si", "O")}, "units metal or --units real"),
-        ({"species": ("Si", "O"), "units": "metal"}, "--timestep"),
+        ({"species": ("Si", "O"), "units": "metal"}, "--md-timestep"),
         ({"species": ("O", "Si"), "units": "metal", "md_step": 1.0}, "of Si1 O2"),
     ):
         with pytest.raises(ValueError, match=message):
-            generate.main(str(toml), **given, **more)
-    generate.main(str(toml), **given, species=("Si", "O"), units="metal", time_step=10.0)
+            generate.main(str(toml), **given, reading=ReadOptions(**more))
+    reading = ReadOptions(species=("Si", "O"), units="metal", time_step=10.0)
+    generate.main(str(toml), **given, reading=reading)
     said = capsys.readouterr().out
     assert "is cut in 2 runs" in said
     assert "was read as O36 Si18, periodic" in said
     assert io.read(tmp_path / "out" / "run_001.h5").cell is not None
     with pytest.raises(ValueError, match="need some: --from"):
-        generate.main(str(toml), out=tmp_path / "none", units="metal")
+        generate.main(str(toml), out=tmp_path / "none", reading=ReadOptions(units="metal"))
 
 
 @pytest.mark.parametrize("every", [4, 10])

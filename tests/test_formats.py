@@ -75,7 +75,7 @@ def test_dftb_and_ipi(tmp_path):
     path = write_columns(
         tmp_path / "geo_end.xyz", lambda i: f"MD iter: {20 * i}", R, charges, 1e3 * V
     )
-    with pytest.raises(ValueError, match="--timestep"):
+    with pytest.raises(ValueError, match="--md-timestep"):
         io.read_trajectory(path, options=ReadOptions(cell=SIDES))
     assert_read(path, ReadOptions(cell=SIDES, md_step=0.5))
     bohr = 0.529177210903

@@ -20,7 +20,7 @@ from trajcast_jax.analysis.report import render, render_summary, summarize
 from trajcast_jax.analysis.verdict import judge
 from trajcast_jax.config import Experiment
 from trajcast_jax.data.pairs import FramePairs
-from trajcast_jax.io import atomic_write, read_trajectory
+from trajcast_jax.io import ReadOptions, atomic_write, read_trajectory
 from trajcast_jax.network.forecast import Forecaster, TrainedForecast
 from trajcast_jax.system import System
 
@@ -206,6 +206,7 @@ def write_report(
     reference: str | Path | Measured,
     settings: Experiment,
     extra: dict,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
 ) -> dict:
     """Write report.json, report.md and the plots into `directory`; return the report.
 
@@ -217,6 +218,7 @@ def write_report(
       extra: further entries of the report. `one_step` (from `one_step_errors`) becomes a table,
         `stopped` is the reason why the rollout ended early, and all others are listed in the
         section "The run".
+      options: what a trajectory file of another program leaves open.
 
     Raises:
       ValueError: the trajectory file has only one frame.
@@ -229,7 +231,7 @@ def write_report(
         time_step = settings.data.time_step * settings.rollout.every
     else:
         path = forecast
-        forecast, times = read_trajectory(path)
+        forecast, times = read_trajectory(path, options=options)
         if len(times) < 2:
             raise ValueError(f"{path} holds one frame; a forecast to be judged needs two or more.")
         time_step = float(times[1] - times[0])

@@ -67,6 +67,8 @@ def _coerce(hint, value, name: str):
         return _within(FINITE, value, name)
     elif origin is dict and isinstance(value, dict):
         return {k: _coerce(args[1], v, f"{name}.{k}") for k, v in value.items()}
+    elif hint is Path and isinstance(value, str | Path):
+        return Path(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
     wanted = hint.__name__ if isinstance(hint, type) else hint
@@ -202,4 +204,4 @@ def _change(change: str) -> tuple[str, str, object]:
 
 def to_json(settings) -> str:
     """Write a settings dataclass as JSON; `from_dict(kind, json.loads(text))` reads it back."""
-    return json.dumps(dataclasses.asdict(settings), indent=1)
+    return json.dumps(dataclasses.asdict(settings), indent=1, default=str)  # of a Path

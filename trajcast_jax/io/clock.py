@@ -120,7 +120,7 @@ def told_times(recording: Recording, options: ReadOptions, path: Path) -> np.nda
         else:
             raise ValueError(
                 f"{path} tells the steps of its frames (every {per_frame:g}), but not how long a "
-                "step is; give the fs of an integration step as md_step (--timestep), or those "
+                "step is; give the fs of an integration step as md_step (--md-timestep), or those "
                 "between frames as time_step (--time-step)."
             )
     if times is None:
@@ -159,7 +159,7 @@ def _require_one_clock(steps, times, options: ReadOptions, path: Path) -> None:
         )
     if options.md_step is not None and abs(length / options.md_step - 1) > AGREE:
         raise ValueError(
-            f"{path} counts {length:g} fs for a step, but md_step (--timestep) says "
+            f"{path} counts {length:g} fs for a step, but md_step (--md-timestep) says "
             f"{options.md_step:g} fs; leave it out, or mend the file."
         )
 

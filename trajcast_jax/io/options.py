@@ -75,3 +75,47 @@ class ReadOptions:
         """The frames to read, as a slice."""
         stop = None if self.last in (None, -1) else self.last + 1
         return slice(self.first, stop, self.every)
+
+
+def read_options(
+    time_step: float | None = None,
+    md_timestep: float | None = None,
+    species: tuple[str, ...] = (),
+    units: str = "",
+    velocity_unit: str = "",
+    periodic: bool = False,
+    no_periodic: bool = False,
+    cell: tuple[float, ...] = (),
+    first: int = 0,
+    last: int | None = None,
+    every: int = 1,
+    velocities: Path | None = None,
+    topology: Path | None = None,
+) -> ReadOptions:
+    """Make `ReadOptions` from the options of a command line.
+
+    Args:
+      time_step: fs between the frames of a file, if the file does not store times.
+      md_timestep: fs of an integration step, where a file tells only the numbers of steps.
+      species: elements of types 1, 2, … in order (Si O), or by name (CA=C MW=X).
+      units: LAMMPS's unit style of dumps: metal, real, ...
+      velocity_unit: angstrom/fs, angstrom/ps, nm/ps, m/s, ase, bohr/atu or amber.
+      periodic: atoms are periodic, where a file has a cell but does not say.
+      no_periodic: atoms are isolated.
+      cell: a b c (Å), with α β γ (°) or as three vectors, where a file has no cell.
+      first: number of the first frame to take, from 0.
+      last: number of the last frame to take.
+      every: take every n-th frame.
+      velocities: a second file, with the velocities (CP2K's -vel-1.xyz).
+      topology: a file with the atoms of a trajectory (.tpr, .gro, .prmtop), for MDAnalysis.
+
+    Raises:
+      ValueError: an option is out of range, or two contradict each other.
+    """
+    if periodic and no_periodic:
+        raise ValueError("Atoms are periodic or not: give --periodic or --no-periodic.")
+    return ReadOptions(
+        species, units, velocity_unit, time_step, md_timestep,
+        True if periodic else False if no_periodic else None,
+        cell, first, last, every, velocities, topology,
+    )  # fmt: skip

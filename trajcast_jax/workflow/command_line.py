@@ -1,15 +1,21 @@
 """Shared by all commands: load the experiment, cache compiled programs, print errors briefly."""
 
+import contextlib
 import difflib
 import os
 import platform
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import jax
+import tyro
 
 from trajcast_jax import config
+from trajcast_jax.io import FileNote, ReadOptions
+from trajcast_jax.io.options import read_options
 from trajcast_jax.reading import is_sentence
 from trajcast_jax.workflow.stopping import exit_status, heed_termination
 
@@ -17,6 +23,12 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 """Where the experiments that come with the package are: beside it, in a checkout and installed."""
 SENTENCES = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 """Errors whose messages are for users."""
+Reading = Annotated[
+    ReadOptions,
+    tyro.conf.arg(constructor=read_options, name=""),
+    tyro.conf.FlagCreatePairsOff,
+]
+"""Options of a command that reads files of other programs: --species, --units, ..."""
 
 
 def load(name: str | Path, changes: tuple[str, ...] = ()) -> config.Experiment:
@@ -36,6 +48,21 @@ def load(name: str | Path, changes: tuple[str, ...] = ()) -> config.Experiment:
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
         raise FileNotFoundError(f"There is no experiment {name}: {hint}")
     return config.changed(config.load(path), changes)
+
+
+@contextlib.contextmanager
+def notes_printed() -> Iterator[None]:
+    """Print the notes of readers in the `with` block as sentences, at its end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FileNote)
+        try:
+            yield
+        finally:
+            notes = [w for w in caught if issubclass(w.category, FileNote)]
+            for sentence in dict.fromkeys(str(note.message) for note in notes):
+                print(f"note: {sentence}")
+    for warning in (w for w in caught if w not in notes):
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def run(command: Callable[[], int | None]) -> None:

@@ -19,19 +19,32 @@ from trajcast_jax.analysis.observables import cut
 from trajcast_jax.analysis.report import render_one_step
 from trajcast_jax.config import Experiment
 from trajcast_jax.data.pairs import frame_pairs
-from trajcast_jax.io import atomic_write, read_observables, read_trajectory
+from trajcast_jax.io import ReadOptions, atomic_write, read_observables, read_trajectory
 from trajcast_jax.network import checkpoint as checkpoints
 from trajcast_jax.reading import load_json
 from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
-from trajcast_jax.system import System
+from trajcast_jax.reference.structure import with_structure
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import load
+from trajcast_jax.workflow.command_line import Reading, load, notes_printed
 from trajcast_jax.workflow.judgement import conclude
-from trajcast_jax.workflow.reference_runs import modes_of, observables
+from trajcast_jax.workflow.reference_runs import modes_of, observables, trajectories
+
+OPEN = ReadOptions()
+"""Options for files that leave nothing open."""
+NOTHING = (
+    "There is nothing to evaluate: give a trajectory by --rollout, or a checkpoint by --checkpoint "
+    "beside reference runs."
+)
 
 
 def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) -> dict | None:
     """One-step errors on the test runs; without test runs, print the reason and return None."""
+    if folder.is_file():
+        print(
+            f"One-step errors: skipped, because {folder} (--reference) is one file; make runs "
+            f"of it by {folders.command(experiment, 'generate')} --from {folder}."
+        )
+        return None
     paths = [run_path(folder, run) for run in experiment.data.test_runs]
     missing = [path for path in paths if path not in complete_runs(folder)]
     if missing:
@@ -47,23 +60,29 @@ def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) 
     return evaluate_one_step(model, pairs)
 
 
-def mode_table(experiment: Experiment, folder: Path, forecasts: list[System]) -> str:
-    """Make a CSV table of the modes' temperatures in the reference and in forecasts."""
-    paths = folders.runs(experiment, folder, "Normal modes are those of reference runs")
-    runs = [read_trajectory(path)[0] for path in paths]
+def write_modes(
+    experiment: Experiment, folder: Path, forecasts: list[Path], out: Path, options: ReadOptions
+) -> None:
+    """Write modes.csv, a table of the modes' temperatures in the reference and in forecasts."""
+    use = "Normal modes are those of reference runs"
+    runs = [run for run, _ in trajectories(experiment, folder, use, options)]
     modes = modes_of(runs)
     columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
-    for run in forecasts:
+    for path in forecasts:
+        run, _ = read_trajectory(path, options=options)
         start = int(len(run.positions) * experiment.evaluation.equilibration)
         columns.append(mode_temperatures(cut(run, slice(start, None)), modes))
     head = ["wavenumber_per_cm", "reference_K", *(f"forecast_{k}_K" for k in range(len(forecasts)))]
     rows = np.stack([modes.wavenumbers, *columns], axis=1)
-    return "\n".join([",".join(head), *(",".join(f"{x:.1f}" for x in row) for row in rows)]) + "\n"
+    lines = [",".join(head), *(",".join(f"{x:.1f}" for x in row) for row in rows)]
+    atomic_write(out / "modes.csv", ("\n".join(lines) + "\n").encode())
 
 
-def potential_energies(experiment: Experiment, path: Path, n_frames: int) -> np.ndarray:
+def potential_energies(
+    experiment: Experiment, path: Path, n_frames: int, options: ReadOptions = OPEN
+) -> np.ndarray:
     """Potential energies (eV) of `n_frames` evenly spaced frames, by the reference's engine."""
-    trajectory, _ = read_trajectory(path)
+    trajectory, _ = read_trajectory(path, options=options)
     start = int(len(trajectory.positions) * experiment.evaluation.equilibration)
     chosen = np.linspace(start, len(trajectory.positions) - 1, n_frames).astype(int)
     engine = engine_for_frames(experiment.reference, trajectory.cell)
@@ -77,12 +96,26 @@ def potential_energies(experiment: Experiment, path: Path, n_frames: int) -> np.
 
 
 def compare_energies(
-    experiment: Experiment, path: Path, folder: Path, out: Path, n_frames: int
+    experiment: Experiment,
+    path: Path,
+    folder: Path,
+    out: Path,
+    n_frames: int,
+    options: ReadOptions = OPEN,
 ) -> dict[str, float]:
-    """Compare potential energies (eV) of a forecast and the reference; also write energy.png."""
+    """Compare potential energies (eV) of a forecast and the reference; also write energy.png.
+
+    Raises:
+      ValueError: the reference is a trajectory file, which has no energies.
+    """
+    if folder.is_file():
+        raise ValueError(
+            f"--energies needs potential energies of reference runs, and {folder} (--reference) is "
+            "one file without them; give a folder of runs, or leave --energies out."
+        )
     use = "Potential energies are held against those of reference runs"
     paths = folders.runs(experiment, folder, use)
-    ours = potential_energies(experiment, path, n_frames)
+    ours = potential_energies(experiment, path, n_frames, options)
     theirs = np.concatenate([read_observables(run)["potential_energy"] for run in paths])
     out.mkdir(parents=True, exist_ok=True)
     plots.save(out / "energy.png", lambda: plots.plot_energies(ours, theirs))
@@ -116,6 +149,7 @@ def judged_rollouts(
     out: Path,
     extra: dict,
     energies: int,
+    options: ReadOptions,
 ) -> list[dict]:
     """Write the report of every trajectory and a summary of all; return the reports."""
     outs = [out] if len(paths) == 1 else [out / f"{k:02d}" for k in range(len(paths))]
@@ -124,8 +158,8 @@ def judged_rollouts(
         known = extra | {"trajectory": str(path)} | speed_of(path)
         (own / "energy.png").unlink(missing_ok=True)  # may be that of another trajectory
         if energies:
-            known |= compare_energies(experiment, path, folder, own, energies)
-        reports.append(write_report(own, path, measured, experiment, known))
+            known |= compare_energies(experiment, path, folder, own, energies, options)
+        reports.append(write_report(own, path, measured, experiment, known, options))
     write_summary(out, reports)
     return reports
 
@@ -155,6 +189,7 @@ def main(
     modes: bool = False,
     energies: int = 0,
     seed: int = 0,
+    reading: Reading = OPEN,
     set: tuple[str, ...] = (),
 ) -> int:
     """Evaluate one-step errors of a checkpoint, and compare rollouts with the reference.
@@ -165,7 +200,7 @@ def main(
       experiment: name of a TOML file in experiments/, or the path of one.
       checkpoint: folder of the model. If neither --rollout nor --save-reference is given, the
         default is the model that the package ships, or the best of the training.
-      reference: folder of the reference runs; by default runs/reference/<name>.
+      reference: folder of the reference runs, or a trajectory; by default runs/reference/<name>.
       rollout: forecast trajectories, or folders with a trajectory.h5. Of several, each gets a
         report in a subfolder, and all get a summary.
       out: folder of the report; by default runs/evaluate/<name>.
@@ -175,33 +210,32 @@ def main(
       energies: number of frames of a rollout whose potential energies are computed by the engine
         of the reference. At constant energy, they vary less than with a thermostat.
       seed: random seed of the test pairs.
+      reading: what the trajectories of other programs among --rollout and --reference leave open.
       set: settings to replace. For a rollout with another stride than the experiment's, set
         data.time_step, so that reference spectra are measured at the same interval.
     """
     loaded = load(experiment, set)
     folder = reference or folders.reference(loaded)
     out = out or folders.evaluations(loaded)
+    options = reading if reading == OPEN else with_structure(reading, loaded.reference)
     extra = {}
     if checkpoint or not (rollout or save_reference):
         extra = judged_step(loaded, checkpoint or folders.model(loaded), folder, out, seed)
     if not (rollout or save_reference or "one_step" in extra):
-        raise ValueError(
-            "There is nothing to evaluate: give a trajectory by --rollout, or a checkpoint by "
-            "--checkpoint beside reference runs."
-        )
-    if save_reference or rollout:
-        measured = observables(loaded, folder)
-    if save_reference:
-        block_observables.save(save_reference, measured)
-        print(f"The reference observables are in {save_reference}.")
-    if not rollout:
-        return 0
-    paths = [path / "trajectory.h5" if path.is_dir() else path for path in rollout]
-    reports = judged_rollouts(loaded, paths, measured, folder, out, extra, energies)
-    (out / "modes.csv").unlink(missing_ok=True)
-    if modes:
-        forecasts = [read_trajectory(path)[0] for path in paths]
-        atomic_write(out / "modes.csv", mode_table(loaded, folder, forecasts).encode())
+        raise ValueError(NOTHING)
+    with notes_printed():
+        if save_reference or rollout:
+            measured = observables(loaded, folder, options)
+        if save_reference:
+            block_observables.save(save_reference, measured)
+            print(f"The reference observables are in {save_reference}.")
+        if not rollout:
+            return 0
+        paths = [path / "trajectory.h5" if path.is_dir() else path for path in rollout]
+        reports = judged_rollouts(loaded, paths, measured, folder, out, extra, energies, options)
+        (out / "modes.csv").unlink(missing_ok=True)
+        if modes:
+            write_modes(loaded, folder, paths, out, options)
     print((out / ("report.md" if len(paths) == 1 else "summary.md")).read_text())
     print(f"The report and its plots are in {out}.\n")
     return conclude(loaded, reports, extra.get("checkpoint") or model_of(paths[0]))

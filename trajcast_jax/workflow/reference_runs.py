@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from trajcast_jax.analysis import block_observables
@@ -12,7 +14,7 @@ from trajcast_jax.analysis.evaluation import reference_observables
 from trajcast_jax.analysis.modes import InternalModes, NormalModes, internal_modes, normal_modes
 from trajcast_jax.analysis.observables import cut
 from trajcast_jax.config import Experiment, ReferenceSettings
-from trajcast_jax.io import atomic_write, read_trajectory
+from trajcast_jax.io import ReadOptions, atomic_write, read_trajectory, runs_of_file
 from trajcast_jax.network import checkpoint
 from trajcast_jax.reading import load_json
 from trajcast_jax.reference import (
@@ -96,15 +98,36 @@ def report(out: Path, settings: ReferenceSettings | None) -> bool:
     return passed
 
 
-def observables(experiment: Experiment, folder: Path) -> block_observables.Measured:
-    """Reference observables: measured on the runs in a folder, else those that the package ships.
+def trajectories(
+    experiment: Experiment, where: Path, use: str, options: ReadOptions
+) -> list[tuple[System, Float[np.ndarray, "time"]]]:
+    """Read all runs of a folder, or of a trajectory file, with their times (fs).
+
+    `options` say what a file leaves open; `use` states the purpose of the runs in errors.
+
+    Raises:
+      FileNotFoundError: there are no complete runs.
+    """
+    if where.is_file():
+        return runs_of_file(where, options)[0]
+    return [read_trajectory(path) for path in folders.runs(experiment, where, use)]
+
+
+def observables(
+    experiment: Experiment,
+    where: Path,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+) -> block_observables.Measured:
+    """Reference observables, measured on the runs in a folder or a trajectory file.
+
+    Without complete runs in the folder, those that the package ships stand for them. `options` say
+    what a file leaves open.
 
     Raises:
       FileNotFoundError: there are neither.
     """
-    paths = complete_runs(folder)
-    if paths:
-        runs = [read_trajectory(path) for path in paths]
+    if where.is_file() or complete_runs(where):
+        runs = trajectories(experiment, where, "Observables are those of runs", options)
         spacing = float(runs[0][1][1] - runs[0][1][0])
         stride = experiment.data.time_step * experiment.rollout.every
         return reference_observables([run for run, _ in runs], spacing, stride, experiment)
@@ -112,10 +135,10 @@ def observables(experiment: Experiment, folder: Path) -> block_observables.Measu
         path = checkpoint.pretrained(experiment.reference_name) / "reference.npz"
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"There are no reference runs in {folder}, and the package ships no observables of "
+            f"There are no reference runs in {where}, and the package ships no observables of "
             f"{experiment.name}; make runs by {folders.command(experiment, 'generate')}."
         ) from error
-    print(f"There are no reference runs in {folder}; the observables in {path} stand for them.")
+    print(f"There are no reference runs in {where}; the observables in {path} stand for them.")
     return block_observables.load(path)
 
 

@@ -44,6 +44,7 @@ from trajcast_jax.workflow.rollout_runs import (
     old_run,
     replica_folders,
     require_same,
+    start_frame,
 )
 from trajcast_jax.workflow.rollout_states import keep_state, state_to_go_on_from
 from trajcast_jax.workflow.stopping import stopped
@@ -145,7 +146,7 @@ def forecast(run: Run, out: Path, show: Callable = tqdm) -> dict:
       RolloutError: the rollout failed. All frames before the failure are written.
     """
     model = checkpoint.restore(run.checkpoint)
-    start = io.read(run.start, still=run.thermalize)
+    start = start_frame(run)
     hottest = max(run.temperatures)
     nve = run.experiment.rollout.ensemble == "nve" and not run.thermalize
     model.check(start, None if nve else hottest)

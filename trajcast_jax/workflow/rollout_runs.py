@@ -7,9 +7,12 @@ from pathlib import Path
 import tyro
 
 from trajcast_jax.config import Experiment, changed, from_dict
+from trajcast_jax.io import ReadOptions, read
 from trajcast_jax.reading import load_json, reading
+from trajcast_jax.reference.structure import with_structure
+from trajcast_jax.system import System
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import load
+from trajcast_jax.workflow.command_line import Reading, load, notes_printed
 
 
 @dataclasses.dataclass
@@ -44,6 +47,8 @@ class Arguments:
     """Go on with a rollout that was stopped, or make it longer by --duration."""
     extxyz: bool = False
     """Write the trajectory as extended XYZ too."""
+    reading: Reading = ReadOptions()  # noqa: RUF009 (frozen)
+    """What the file of --start leaves open; its frame --last is the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Run:
     thermalize: bool
     temperatures: tuple[float, ...]
     """K, one for each replica."""
+    reading: ReadOptions = ReadOptions()  # noqa: RUF009 (frozen)
+    """What the file of the start leaves open."""
 
 
 def new_run(arguments: Arguments) -> tuple[Run, Path]:
@@ -85,6 +92,7 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
         start=str(arguments.start or folders.start(experiment)),
         thermalize=arguments.thermalize,
         temperatures=tuple(kelvins),
+        reading=arguments.reading,
     )
     return run, out
 
@@ -94,9 +102,12 @@ def old_run(arguments: Arguments) -> tuple[Run, Path]:
     allowed = {"experiment", "duration", "out", "resume", "extxyz"}
     for field in dataclasses.fields(arguments):
         if field.name not in allowed and getattr(arguments, field.name) != field.default:
+            what = {"reading": "options of how to read --start have"}.get(
+                field.name, f"--{field.name} has"
+            )
             raise ValueError(
                 "--resume goes on with the settings that the rollout began with, so that "
-                f"--{field.name} has no effect; only --duration may be new."
+                f"{what} no effect; only --duration may be new."
             )
     folder = folders.rollouts(load(arguments.experiment))
     found = sorted(folder.glob("*/run.json"))
@@ -108,6 +119,25 @@ def old_run(arguments: Arguments) -> tuple[Run, Path]:
         experiment = changed(run.experiment, (f"rollout.duration={arguments.duration}",))
         run = dataclasses.replace(run, experiment=experiment)
     return run, out
+
+
+def start_frame(run: Run) -> System:
+    """Read the start frame of a run: the last of its file, or the frame that `reading` names.
+
+    Raises:
+      ValueError: the file leaves something open, or the options select several frames.
+    """
+    options = run.reading
+    if options.first or options.every != 1:
+        raise ValueError(
+            "A rollout starts from one frame, so that --first and --every select nothing; name "
+            "the frame by --last."
+        )
+    if options != ReadOptions():
+        options = with_structure(options, run.experiment.reference)
+    index = -1 if options.last is None else options.last
+    with notes_printed():
+        return read(run.start, index, still=run.thermalize, options=options)
 
 
 def replica_folders(run: Run, out: Path) -> list[Path]:
