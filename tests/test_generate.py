@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from test_checks import harmonic
@@ -65,3 +66,31 @@ def test_failed_checks_are_loud(tmp_path, capsys):
 def test_unknown_experiment_names_the_nearest():
     with pytest.raises(FileNotFoundError, match="did you mean 'quartz'"):
         experiments.load("quarz")
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride", "message"),
+    [
+        (2, 10.0, r"has 2 frames, 5 fs apart, but a stride of 10 fs .* needs 3: no pair"),
+        (2, 12.0, r"run_000\.h5: A stride of 12 fs is no whole number of frames"),
+        (3, 10.0, ""),
+        (2, 5.0, ""),
+    ],
+)
+def test_runs_without_a_pair_are_said_to_be_of_no_use(tmp_path, capsys, frames, stride, message):
+    run, times = harmonic(n_frames=frames)
+    io.write_extxyz(tmp_path / "short.extxyz", run, times)
+    write_toml(tmp_path / "argon.toml")
+    given = {"sources": (tmp_path / "short.extxyz",), "runs": 1, "out": tmp_path / "out"}
+    given["set"] = (f"data.time_step={stride}",)
+    if not message:
+        generate.main(str(tmp_path / "argon.toml"), **given)
+        assert "all checks passed" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit) as stopped:
+        generate.main(str(tmp_path / "argon.toml"), **given)
+    output = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert re.search(message, output.err)
+    assert "all checks passed" not in output.out
+    assert not json.loads((tmp_path / "out" / "report.json").read_text())["passed"]

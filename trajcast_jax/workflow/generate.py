@@ -47,7 +47,7 @@ def main(
     else:
         _make(loaded, settings, out, seed, reading)
     print(f"Runs are {run_path(out, 0)} and following.")
-    if not report(out, None if sources else settings):
+    if not report(loaded, out, None if sources else settings):
         sys.exit(1)
 
 

@@ -14,7 +14,8 @@ from trajcast_jax.analysis.evaluation import reference_observables
 from trajcast_jax.analysis.modes import InternalModes, NormalModes, internal_modes, normal_modes
 from trajcast_jax.analysis.observables import cut
 from trajcast_jax.config import Experiment, ReferenceSettings
-from trajcast_jax.io import ReadOptions, atomic_write, read_trajectory, runs_of_file
+from trajcast_jax.data.pairs import stride
+from trajcast_jax.io import ReadOptions, atomic_write, n_frames, read_trajectory, runs_of_file
 from trajcast_jax.network import checkpoint
 from trajcast_jax.reading import load_json
 from trajcast_jax.reference import (
@@ -49,7 +50,7 @@ def ensure_reference(experiment: Experiment, out: Path | None = None) -> list[Pa
         require_settings(settings, out, seed)
         if len(complete_runs(out)) < settings.runs:
             simulate(settings, out, seed)
-            report(out, settings)
+            report(experiment, out, settings)
             checked = None  # what failed has just been said
     if checked and checked.exists() and not load_json(checked).get("passed"):
         print(f"warning: the runs in {out} failed checks ({checked}).", file=sys.stderr)
@@ -75,27 +76,58 @@ def simulate(settings: ReferenceSettings, out: Path, seed: int) -> None:
             bar.update(done - bar.n)
 
 
-def report(out: Path, settings: ReferenceSettings | None) -> bool:
-    """Check all complete runs, print the results, write report.json; True if all checks pass."""
-    result, passed = {}, True
+def report(experiment: Experiment, out: Path, settings: ReferenceSettings | None) -> bool:
+    """Check all complete runs, print the results, write report.json; True if all checks pass.
+
+    `settings` are those that the runs were made with; None for imported runs.
+    """
+    result, passed, problems = {}, True, []
     for path in complete_runs(out):
         checks = check_run(path, settings)
         bad, small = [c for c in checks if failed(c)], [c for c in checks if minor(c)]
-        passed = passed and not bad
-        words = "CHECKS FAILED" if bad else "all checks passed"
-        if small and not bad:
+        problem = no_pair(experiment, path)
+        if problem:
+            problems.append(problem)
+        passed = passed and not bad and not problem
+        words = "CHECKS FAILED" if bad else "NO PAIR OF FRAMES" if problem else "all checks passed"
+        if small and words == "all checks passed":
             names = ", ".join(check.name for check in small)
             words = f"fit to learn from; a little off: {names}"
         print(f"{path}: {words}")
         print(format_checks(checks))
         result[path.name] = [check._asdict() for check in checks]
     content = {"passed": passed, "runs": result}
+    if problems:
+        content["problems"] = problems
     atomic_write(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
+    for problem in problems:
+        print(problem, file=sys.stderr)
     if not passed:
         print(
             f"CHECKS FAILED in {out}: do not use these runs before you know why.", file=sys.stderr
         )
     return passed
+
+
+def no_pair(experiment: Experiment, path: Path) -> str:
+    """Say why a run holds no pair of frames one stride apart; "" if it holds one."""
+    data, strides = experiment.data, experiment.training.strides
+    frames, (_, times) = n_frames(path), read_trajectory(path, 0, 2)
+    if len(times) < 2:
+        return f"{path} has {frames} frame, and a pair of frames needs 2 or more."
+    spacing = float(times[1] - times[0])
+    try:
+        needed = strides * stride(data.time_step, spacing) + 1
+    except ValueError as error:
+        return f"{path}: {error}"
+    if frames >= needed:
+        return ""
+    several = f"{strides} strides" if strides > 1 else "a stride"
+    return (
+        f"{path} has {frames} frames, {spacing:g} fs apart, but {several} of {data.time_step:g} fs "
+        f"(data.time_step) needs {needed}: no pair of frames can be made of it. Give a longer "
+        "trajectory, fewer runs (--runs) or a shorter stride."
+    )
 
 
 def trajectories(
