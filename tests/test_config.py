@@ -17,6 +17,7 @@ from trajcast_jax.config import (
     stated,
     to_json,
 )
+from trajcast_jax.workflow.training_pairs import load_pairs
 
 TOMLS = sorted(Path(experiments.__file__).parent.glob("*.toml"))
 
@@ -173,3 +174,29 @@ def test_every_setting_may_be_auto():
             for setting in dataclasses.fields(table.default):
                 change = (f"{table.name}.{setting.name}=auto",)
                 assert changed(Experiment("x"), change) == Experiment("x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.train_runs=0", r"must be a list of whole numbers, but is 0; write \[0\]\.$"),
+        ("data.train_runs=x", 'must be a list of whole numbers, but is "x"\\.$'),
+        ("reference.repeat=2", r"must be a list of 3 whole numbers, but is 2\.$"),
+        ("reference.expected={a=1}", r"'reference\.expected\.a' must be a list of 2 numbers"),
+        ("reference.structure=3", r"must be a table, but is 3\.$"),
+        ("model.lmax=true", r"must be a whole number, but is true\.$"),
+        ("data.time_reversal=1", r"must be true or false, but is 1\.$"),
+        ("reference.commands=3", r"must be a text in quotes, but is 3\.$"),
+        ("rollout.final_temperature=x", 'must be a number, but is "x"\\.$'),
+        ("rollout.duration=2020-01-01", r"must be a number, but is datetime"),
+    ],
+)
+def test_types_are_said_in_words(change, message):
+    with pytest.raises(ValueError, match=message):
+        changed(Experiment("any"), (change,))
+
+
+def test_no_runs_to_learn_from():
+    experiment = changed(Experiment("any"), ("data.train_runs=[]",))
+    with pytest.raises(ValueError, match=r"data\.train_runs is empty; name one"):
+        load_pairs(experiment, [Path("run_000.h5")], "train")

@@ -30,3 +30,8 @@ def test_a_molecule_by_name_is_isolated_with_or_without_saying_so():
 def test_a_table_that_builds_nothing_is_named(table, words):
     with pytest.raises(ValueError, match=words):
         built(**table)
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match=r"names the file no\.cif, which is not"):
+        built(filename="no.cif")

@@ -71,8 +71,58 @@ def _coerce(hint, value, name: str):
         return Path(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    wanted = hint.__name__ if isinstance(hint, type) else hint
-    raise ValueError(f"Setting '{name}' must be {_short(wanted)}, but is {_short(repr(value))}.")
+    cure = ""
+    if origin is tuple and args[-1] is Ellipsis and type(value) is type(_of(args[0], value, name)):
+        cure = f"; write [{_toml(value)}]"
+    raise ValueError(
+        f"Setting '{name}' must be {_words(hint)}, but is {_short(_toml(value))}{cure}."
+    )
+
+
+def _of(hint, value, name: str):
+    """The value converted to the annotated type; None if it cannot be."""
+    try:
+        return _coerce(hint, value, name)
+    except ValueError:
+        return None
+
+
+WORDS = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes",
+    dict: "a table", Path: "a path",
+}  # fmt: skip
+"""What a value of each type is called in errors."""
+
+
+def _words(hint) -> str:
+    """What a value of a type is called: "a list of 3 whole numbers"."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _words(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return _words(next(a for a in args if a is not type(None)))
+    if origin is dict:
+        return f"a table, whose values are {_plural(args[1])}"
+    if origin is tuple:
+        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+        return f"a list of {count}{_plural(args[0])}"
+    return WORDS.get(hint, str(hint))
+
+
+def _plural(hint) -> str:
+    words = _words(hint).removeprefix("a ")
+    first, *rest = words.split(" of ") if words.startswith("list") else (words,)
+    if first.startswith("text"):
+        return "texts in quotes"
+    return " of ".join((first if first.startswith("true") else f"{first}s", *rest))
+
+
+def _toml(value) -> str:
+    """A value as a TOML file has it, as far as JSON is like it."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):  # dates, for instance
+        return repr(value)
 
 
 def _within(bounds: Within, value, name: str):

@@ -101,8 +101,12 @@ def _built(builder: Callable, table: dict) -> Atoms:
         )
     try:
         return builder(**arguments)
-    except OSError:  # the message names the file
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"reference.structure names the file {table.get('filename', error.filename)}, which is "
+            f"not there; give its path from {Path.cwd()}, where this command runs, or from the "
+            "root (/)."
+        ) from error
     except Exception as error:  # ASE raises many types of errors
         raise ValueError(
             f"reference.structure cannot be built: {type(error).__name__}: {error}. It is given to "

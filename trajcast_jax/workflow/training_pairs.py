@@ -17,11 +17,15 @@ def load_pairs(experiment: Experiment, paths: list[Path], part: str) -> FramePai
     """Load the "train", "validation" or "test" pairs of an experiment from its runs.
 
     Raises:
-      ValueError: a run is missing.
+      ValueError: no run is named, or a run is missing.
     """
     data = experiment.data
     runs = getattr(data, f"{part}_runs")
     absent = [run for run in runs if run >= len(paths)]
+    if not runs:
+        raise ValueError(
+            f"data.{part}_runs is empty; name one or more of the {len(paths)} runs, as in [0]."
+        )
     if absent:
         raise ValueError(
             f"data.{part}_runs names run {absent[0]}, but there are only {len(paths)} runs; "
