@@ -170,7 +170,8 @@ def plot_vibrations(forecast: dict, reference: dict, part: dict) -> Figure:
             axes.plot(
                 wide, density, color=STORED, linewidth=0.9, linestyle=(0, (3, 1.5)), label=label
             )
-        label = f"Nyquist limit of {float(forecast['time_step']):g} fs"
+        interval = float(forecast["time_step"])
+        label = f"Nyquist limit of {interval:g} fs (above it: folded)"
         axes.axvline(nyquist, color=LIMIT, linewidth=1, linestyle=":", label=label)
         axes.set_title("all, by mass" if key == "vdos/all" else key.removeprefix("vdos/"))
         axes.set(xlabel="wavenumber (cm⁻¹)", ylabel="density (10⁻³ cm)", ylim=(0, None))

@@ -148,19 +148,18 @@ def _temperature(part: dict) -> str:
     )
 
 
+def _two_columns(part: dict, names: tuple[str, str], digits: str, head: Sequence[str]) -> str:
+    """Make a table with a row for each entry of `part`, and two of its values with errors."""
+    rows = [[key, *(_number(own, name, digits) for name in names)] for key, own in part.items()]
+    return table(head, rows)
+
+
 def _structure(part: dict) -> str:
-    rows = [
-        [
-            pair,
-            _number(own, "deviation_percent", ".1f"),
-            _number(own, "deviation_percent_among_reference", ".1f"),
-        ]
-        for pair, own in part.items()
-    ]
+    names = ("deviation_percent", "deviation_percent_among_reference")
+    head = ["pair", "deviation, %", "one reference block from the others, %"]
     return (
         "## Structure\n\nDeviation of g(r): Σ|g − g_ref| / Σ g_ref over all bins from the first "
-        "that is not empty.\n\n"
-        + table(["pair", "deviation, %", "one reference block from the others, %"], rows)
+        "that is not empty.\n\n" + _two_columns(part, names, ".1f", head)
     )
 
 
@@ -173,15 +172,9 @@ def _vibrations(part: dict) -> str:
     )
     if not part["overlap"]:
         return text + "The reference was measured at another interval of frames: no overlap."
-    rows = [
-        [
-            name,
-            _number(own, "overlap", ".3f"),
-            _number(own, "overlap_among_reference", ".3f"),
-        ]
-        for name, own in part["overlap"].items()
-    ]
-    return text + table(["element", "overlap", "one reference block with the others"], rows)
+    names = ("overlap", "overlap_among_reference")
+    head = ["element", "overlap", "one reference block with the others"]
+    return text + _two_columns(part["overlap"], names, ".3f", head)
 
 
 def _displacements(part: dict) -> str:
@@ -221,34 +214,22 @@ def _molecules(part: dict) -> str:
     )
     if not part["dihedrals"]:
         return text
-    rows = [
-        [
-            name,
-            _number(own, "deviation_kT", ".2f"),
-            _number(own, "deviation_kT_among_reference", ".2f"),
-        ]
-        for name, own in part["dihedrals"].items()
-    ]
+    names = ("deviation_kT", "deviation_kT_among_reference")
+    head = ["torsion", "deviation", "one reference block from the others"]
     return (
         f"{text}\n\nMean absolute deviation of the free energy of torsions, in k_B T, up to "
         f"{HIGHEST:g} k_B T above the reference's minimum.\n\n"
-        + table(["torsion", "deviation", "one reference block from the others"], rows)
+        + _two_columns(part["dihedrals"], names, ".2f", head)
     )
 
 
 def _speeds(speeds: dict, momentum: dict) -> str:
-    rows = [
-        [
-            symbol,
-            _number(own, "distance_percent", ".2f"),
-            _number(own, "reference_distance_percent", ".2f"),
-        ]
-        for symbol, own in speeds.items()
-    ]
+    names = ("distance_percent", "reference_distance_percent")
+    head = ["element", "forecast, %", "reference, %"]
     return (
         "## Speeds and momentum\n\nLargest distance of the cumulative distribution of speeds from "
         "Maxwell and Boltzmann's at the mean temperature.\n\n"
-        + table(["element", "forecast, %", "reference, %"], rows)
+        + _two_columns(speeds, names, ".2f", head)
         + f"\n\nLargest total momentum: {momentum['largest_momentum']:.1e} Da·Å/fs, a speed of the "
         f"centre of mass of {momentum['largest_center_of_mass_speed']:.1e} Å/fs."
     )
