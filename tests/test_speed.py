@@ -31,18 +31,23 @@ def test_the_shorter_of_wall_clock_and_cpu_time_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ours", "n_atoms", "words"),
+    ("ours", "n_atoms", "replicas", "words"),
     [
-        (200.0, 20, "The forecast is 2 times as fast"),
-        (50.0, 20, "THE FORECAST IS THE SLOWER ONE, 0.50 times as fast"),
-        (50.0, 40, "Sizes differ"),
+        (200.0, 20, 1, "The forecast is 2 times as fast."),
+        (50.0, 20, 1, "THE FORECAST IS SLOWER, 0.50 times as fast: use"),
+        (50.0, 40, 1, "sizes differ"),
+        (800.0, 20, 4, "each of 4 replicas 200 ns/day of 20 atoms (800 ns/day together)"),
+        (800.0, 20, 4, "forecast is 2 times as fast (all replicas together: 8 times)."),
+        (200.0, 20, 4, "SLOWER, 0.50 times as fast (all replicas together: 2 times): use"),
     ],
 )
-def test_a_slower_forecast_is_said_to_be_slower(tmp_path, monkeypatch, ours, n_atoms, words):
+def test_each_forecast_is_held_against_the_engine(
+    tmp_path, monkeypatch, ours, n_atoms, replicas, words
+):
     found = {"ns_per_day": 100.0, "n_atoms": 20, "engine": "LAMMPS", "processor": processor()}
     monkeypatch.setattr(judgement, "engine_speed", lambda _: found)
     monkeypatch.chdir(tmp_path)
-    assert words in judgement.compare_speeds(Experiment("mine"), ours, n_atoms)
+    assert words in judgement.compare_speeds(Experiment("mine"), ours, n_atoms, replicas)
 
 
 def test_nothing_is_said_where_no_runs_tell(tmp_path, monkeypatch):
@@ -55,3 +60,5 @@ def test_evaluate_knows_the_speed_that_rollout_measured(tmp_path):
     assert evaluate.speed_of(tmp_path / "trajectory.h5") == {}
     (tmp_path / "report.json").write_text('{"ns_per_day": 12.5, "seconds": 3.0}')
     assert evaluate.speed_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5}
+    (tmp_path / "report.json").write_text('{"ns_per_day": 12.5, "replicas": 3}')
+    assert evaluate.speed_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5, "replicas": 3}

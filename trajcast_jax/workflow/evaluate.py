@@ -165,10 +165,10 @@ def judged_rollouts(
 
 
 def speed_of(trajectory: Path) -> dict[str, float]:
-    """Speed of a forecast (`ns_per_day`) from the report that `rollout` wrote; {} if unknown."""
+    """Speed of a forecast (`ns_per_day`, of all `replicas`) from its report; {} if unknown."""
     report = trajectory.parent / "report.json"
     known = load_json(report) if report.exists() else {}
-    return {name: known[name] for name in ("ns_per_day",) if name in known}
+    return {name: known[name] for name in ("ns_per_day", "replicas") if name in known}
 
 
 def model_of(trajectory: Path) -> str | None:

@@ -26,7 +26,8 @@ def conclude(experiment: Experiment, reports: list[dict], model: str | Path | No
     """
     verdicts = [report["verdict"] for report in reports]
     if "ns_per_day" in reports[0]:
-        speeds = compare_speeds(experiment, reports[0]["ns_per_day"], reports[0]["n_atoms"])
+        speed, n_atoms = reports[0]["ns_per_day"], reports[0]["n_atoms"]
+        speeds = compare_speeds(experiment, speed, n_atoms, reports[0].get("replicas", 1))
         print(f"{speeds}\n" if speeds else "", end="")
     if len(verdicts) == 1:
         print(f"## Verdict\n\n{render_verdict(verdicts[0])}\n")
@@ -89,23 +90,33 @@ def _lmax(model: str | Path) -> int:
         return LMAX  # unknown, so no suggestion about it
 
 
-def compare_speeds(experiment: Experiment, ns_per_day: float, n_atoms: int) -> str:
+def compare_speeds(
+    experiment: Experiment, ns_per_day: float, n_atoms: int, replicas: int = 1
+) -> str:
     """Compare the speeds of the forecast and the reference's engine, in a sentence.
 
-    It is empty if there is no record of the engine's speed.
+    `ns_per_day` is the speed of all replicas together. The engine made one run at a time, so each
+    replica is compared with it. The sentence is empty if there is no record of the engine's speed.
     """
     found = engine_speed(folders.reference(experiment))
     if found is None:
         return ""
-    own, theirs, atoms = f"{ns_per_day:.3g} ns/day", found["ns_per_day"], found["n_atoms"]
+    each, theirs, atoms = ns_per_day / replicas, found["ns_per_day"], found["n_atoms"]
+    own = f"the forecast {each:.3g} ns/day of {n_atoms} atoms"
+    if replicas > 1:
+        own = f"each of {replicas} replicas {each:.3g} ns/day of {n_atoms} atoms"
+        own += f" ({ns_per_day:.3g} ns/day together)"
     text = (
-        f"Speed: the forecast {own} of {n_atoms} atoms, the reference's engine {theirs:.3g} ns/day "
+        f"Speed: {own}, the reference's engine {theirs:.3g} ns/day "
         f"of {atoms} atoms ({found['engine']}, measured when the runs were made"
         f"{'' if found['processor'] == processor() else ', on another machine'})."
     )
     if atoms != n_atoms:
-        return f"{text} Sizes differ, so that the two cannot be compared."
-    ratio = ns_per_day / theirs
+        return f"{text} The sizes differ, so the two speeds cannot be compared."
+    ratio = each / theirs
+    together = f" (all replicas together: {replicas * ratio:.3g} times)" if replicas > 1 else ""
     if ratio < 1:
-        return f"{text} THE FORECAST IS THE SLOWER ONE, {ratio:.2f} times as fast: use the engine."
-    return f"{text} The forecast is {ratio:.3g} times as fast."
+        return (
+            f"{text} THE FORECAST IS SLOWER, {ratio:.2f} times as fast{together}: use the engine."
+        )
+    return f"{text} The forecast is {ratio:.3g} times as fast{together}."

@@ -142,6 +142,8 @@ def writers(run: Run, out: Path, state: SimulatorState, time_step: float) -> Ite
 def forecast(run: Run, out: Path, show: Callable = tqdm) -> dict:
     """Run or continue a rollout with a progress bar; return its time (s) and speed (ns/day).
 
+    The speed is that of all replicas together; `replicas` is their number if there are several.
+
     Raises:
       RolloutError: the rollout failed. All frames before the failure are written.
     """
@@ -191,6 +193,8 @@ def _forecast(run: Run, out: Path, model, start: System, sim, state, show: Calla
             # One chunk alone has waited for the compiler, which says nothing about the speed.
             if chunks > 1:
                 taken = {"ns_per_day": speed(times, simulated)}
+                if len(run.temperatures) > 1:
+                    taken["replicas"] = len(run.temperatures)
     return {"seconds": seconds} | taken if seconds else {}
 
 
