@@ -168,6 +168,10 @@ def test_couplings_of_the_settings():
         assert command.make_coupling(settings, 300.0, False)
     with pytest.raises(ValueError, match="'nvt', but must be one of nve, csvr, langevin"):
         command.make_coupling(RolloutSettings(ensemble="nvt"), 300.0, False)
+    settings = RolloutSettings(friction_time=5_000.0, zero_momentum_every=3)
+    with pytest.raises(ValueError, match="removed at every stride; leave one of the two out"):
+        command.make_coupling(settings, 300.0, False)
+    assert command.make_coupling(dataclasses.replace(settings, zero_momentum_every=1), 300.0, False)
 
 
 def test_command_line_refusals(folder, whole):

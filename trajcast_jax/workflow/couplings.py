@@ -18,7 +18,8 @@ def make_coupling(settings: RolloutSettings, kelvin, angular: bool) -> Coupling:
     `angular` tells whether angular momentum is conserved.
 
     Raises:
-      ValueError: `rollout.ensemble` is unknown.
+      ValueError: `rollout.ensemble` is unknown, or `rollout.zero_momentum_every` is set beside a
+        friction, after which the momentum is removed at every stride.
     """
     if settings.final_temperature is not None:
         kelvin = linear_ramp(kelvin, settings.final_temperature, settings.duration)
@@ -33,6 +34,12 @@ def make_coupling(settings: RolloutSettings, kelvin, angular: bool) -> Coupling:
         )
     coupling = ensembles[settings.ensemble]()
     if settings.friction_time and settings.ensemble != "nve":
+        if settings.zero_momentum_every not in (0, 1):
+            raise ValueError(
+                f"rollout.zero_momentum_every is {settings.zero_momentum_every}, but beside a "
+                f"friction (rollout.friction_time = {settings.friction_time:g} fs) the momentum is "
+                "removed at every stride; leave one of the two out."
+            )
         friction = langevin(kelvin, settings.friction_time)
         return chain(coupling, friction, zero_momentum(1, angular))
     if settings.zero_momentum_every:
