@@ -8,6 +8,8 @@ from test_rollout import ALONE, TIME_STEP, fliers, gas, joined
 
 from trajcast_jax.dynamics.ensemble import csvr, nve
 from trajcast_jax.dynamics.rollout import RolloutError, simulate, simulator
+from trajcast_jax.system import make_system
+from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 
 def flight(limit):
@@ -49,3 +51,15 @@ def test_heat_stops_before_the_thermostat_hides_it():
         list(simulate(sim, state, 1, 3))
     warm = simulator(lambda s, n: s, ALONE, coupling, TIME_STEP, max_temperature=500.0)
     assert len(list(simulate(warm, state, 1, 3))) == 1
+
+
+def test_a_single_atom_can_be_too_hot():
+    """It has 3 degrees of freedom: ½ m v² = 3/2 k_B T."""
+    alone = make_system([[0.0, 0.0, 0.0]], [[0.01, 0.0, 0.0]], [18])
+    kelvin = float(alone.masses[0]) * 1e-4 * KINETIC_TO_EV / (3 * BOLTZMANN)
+    fine = simulator(lambda s, n: s, ALONE, nve(), TIME_STEP, max_temperature=1.01 * kelvin)
+    state = fine.init(jax.random.key(0), alone)
+    assert len(list(simulate(fine, state, 1, 3))) == 1
+    hot = simulator(lambda s, n: s, ALONE, nve(), TIME_STEP, max_temperature=0.99 * kelvin)
+    with pytest.raises(RolloutError, match=rf"reached {kelvin:.0f} K at step 1"):
+        list(simulate(hot, state, 1, 3))

@@ -48,12 +48,14 @@ class RolloutError(RuntimeError):
 def watch(failure: Failure, system: System, step, max_temperature: float) -> Failure:
     """Update the failure record with a new frame; the first failure is kept.
 
-    `max_temperature` is in K. Derivatives treat the record as constant.
+    `max_temperature` is in K. The temperature counts 3N − 3 degrees of freedom, and 3 of a single
+    atom. Derivatives treat the record as constant.
     """
     system = jax.lax.stop_gradient(system)
     finite = jnp.isfinite(system.positions) & jnp.isfinite(system.velocities)
     finite = jnp.all(finite, axis=-1) | ~system.mask
-    hot = temperature(system, degrees_of_freedom(system))
+    # A single atom has no motion relative to its centre of mass, but it can be too fast.
+    hot = temperature(system, jnp.maximum(degrees_of_freedom(system), 3))
     energies = system.masses * jnp.sum(system.velocities**2, axis=-1)
     broken = ~jnp.all(finite)
     kind = jnp.where(broken, NOT_FINITE, jnp.where(hot > max_temperature, TOO_HOT, FINE))
