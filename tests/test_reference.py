@@ -253,3 +253,23 @@ def test_stages_are_those_of_the_protocol():
     ]
     without = dataclasses.replace(ARGON, npt_time=0.0, gap_time=0.0, runs=1)
     assert [s.kind for s in reference.stages(without)] == ["nvt", "run"]
+
+
+@needs_lammps
+def test_isotopes_keep_their_masses(tmp_path):
+    """Atoms of one element with several masses are of several types."""
+    atoms = reference.build_structure(ARGON)
+    masses = np.where(np.arange(len(atoms)) % 3, 39.95, 36.0)
+    atoms.set_masses(masses)
+    atoms.write(tmp_path / "argon.extxyz", columns=["symbols", "positions", "masses"])
+    settings = dataclasses.replace(
+        ARGON, structure={"filename": str(tmp_path / "argon.extxyz")}, repeat=(1, 1, 1),
+        commands="pair_style lj/smooth/linear 5.2\npair_coeff * * 0.0104 3.4", npt_time=0.0,
+    )  # fmt: skip
+    engine = lammps_engine.LammpsEngine(settings)
+    engine.create(seed=1)
+    _, velocities = engine.frame()
+    kinetic = 0.5 * KINETIC_TO_EV * np.sum(masses[:, None] * velocities**2)
+    assert engine.energies()[1] == pytest.approx(kinetic, rel=1e-6)
+    np.testing.assert_allclose(engine.system().masses, masses, rtol=1e-6)
+    engine.close()

@@ -63,7 +63,8 @@ class ReferenceSettings:
     lammps_units: str = "metal"
     lammps_atom_style: str = "charge"
     commands: str = ""
-    """LAMMPS commands that define the force field. They are run after the atoms are created."""
+    """LAMMPS commands that define the force field. They are run after the atoms are created. Atom
+    types are the elements, in their order in the structure; isotopes are types of their own."""
     time_step: Positive = 1.0  # fs
     save_every: Positive = 5.0  # fs between stored frames
     temperature: Positive = 300.0  # K

@@ -89,9 +89,10 @@ class LammpsEngine:
             self.set_frame(self.structure.positions, np.zeros((len(self.structure), 3)))
 
     def _create_atoms(self) -> None:
-        """Create atoms without bonds, with one type per element."""
-        symbols = list(dict.fromkeys(self.structure.symbols))
-        types = [symbols.index(s) + 1 for s in self.structure.symbols]
+        """Create atoms without bonds, with one type per element and mass."""
+        kinds = list(zip(self.structure.symbols, self.structure.get_masses(), strict=True))
+        known = list(dict.fromkeys(kinds))
+        types = [known.index(kind) + 1 for kind in kinds]
         low, cell = np.zeros(3), self.structure.cell.array
         if not self.periodic:  # LAMMPS needs a box nevertheless
             low = self.structure.positions.min(axis=0) - 1
@@ -100,15 +101,14 @@ class LammpsEngine:
         self._command(
             f"region cell prism {low[0]} {high[0]} {low[1]} {high[1]} {low[2]} {high[2]} "
             f"{cell[1, 0]} {cell[2, 0]} {cell[2, 1]} units box",
-            f"create_box {len(symbols)} cell",
+            f"create_box {len(known)} cell",
         )
         n_atoms = len(self.structure)
         numbers = list(range(1, n_atoms + 1))
         created = self._lmp.create_atoms(n_atoms, numbers, types, self.structure.positions.ravel())
         if created != n_atoms:
             raise RuntimeError(f"LAMMPS took {created} of {n_atoms} atoms of the start structure.")
-        for i, symbol in enumerate(symbols):
-            mass = self.structure.get_masses()[list(self.structure.symbols).index(symbol)]
+        for i, (_, mass) in enumerate(known):
             self._command(f"mass {i + 1} {mass}")
 
     def load(self, path: Path) -> None:
