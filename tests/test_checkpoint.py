@@ -1,5 +1,6 @@
 """Checkpoints: damage is found, kills lose nothing, models go to other processes."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -52,6 +53,25 @@ def test_no_flipped_bit_gives_other_weights(model, tmp_path):
             assert_identical(restored.params, model.params)
         file.write_bytes(content)
     assert found > 3
+
+
+def test_damaged_weights_are_one_error_and_no_noise(model, tmp_path, capfd):
+    """Orbax would print "Event loop is closed" for each array that it had begun to read."""
+    path = tmp_path / "best"
+    checkpoint.save(path, model.forecaster, model.params)
+    params = path / "params"
+    for file in (params / "manifest.ocdbt", *(params / "d").iterdir()):
+        content = file.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) // 3] ^= 4
+        for damaged in (bytes(flipped), content[: len(content) // 2]):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match="does not hold the weights"):
+                checkpoint.restore(path)
+        file.write_bytes(content)
+    assert_identical(checkpoint.restore(path).params, model.params)
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_weights_and_settings_of_different_moments_are_told_apart(model, tmp_path):

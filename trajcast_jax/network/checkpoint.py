@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 
 from trajcast_jax.config import ModelSettings, Statistics, from_dict
 from trajcast_jax.io import locked
@@ -200,6 +201,7 @@ def _load(path: Path, target: Any, description: dict) -> Any:
         ),
     )
     try:
+        _require_whole(path.absolute())
         handler = ocp.PyTreeCheckpointHandler()
         with ocp.Checkpointer(handler) as checkpointer:
             _require_shapes(handler.metadata(path.absolute()), target)
@@ -219,6 +221,18 @@ def _load(path: Path, target: Any, description: dict) -> Any:
     # orbax commits arrays to a device, and so all results computed from them. A function that is
     # called with its own results would then be compiled a second time.
     return jax.tree.map(lambda x, like: jnp.asarray(np.asarray(x, like.dtype)), restored, target)
+
+
+def _require_whole(path: Path) -> None:
+    """Read all entries of a folder of arrays, which have checksums, one by one.
+
+    Where one of several entries is damaged, orbax closes its event loop before the others are read,
+    and each of these then prints "Event loop is closed".
+    """
+    if (path / "manifest.ocdbt").exists():
+        store = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{path}/"}).result()
+        for key in store.list().result():
+            store.read(key).result()
 
 
 def _require_shapes(metadata: Any, target: Any) -> None:
