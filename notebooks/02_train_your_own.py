@@ -96,8 +96,9 @@ print(f"{len(frames)} frames of {len(atoms)} atoms in copper.extxyz")
 #
 # - **stride** `data.time_step`: from a tenth of the period of the stiffest vibration to about one;
 #   the longer, the more blocks and training it takes; a multiple of the interval between frames;
-# - **cutoff**: a few neighbour shells. Within a stride the network sees `blocks` × `cutoff` far;
-# - **lmax** = 2, the l of the finest features: force constants are tensors, so that with vectors
+# - **cutoff** (4.5 Å): a few neighbour shells. Within a stride the network sees `blocks` × `cutoff`
+#   far;
+# - **lmax** (2): the l of the finest features. Force constants are tensors, so that with vectors
 #   only (`lmax = 1`) such a model keeps three times the error;
 # - **blocks**: more for stiffer systems or longer strides, here 3 (quartz at 30 fs: 5);
 # - **max_speed**: about four times the RMS of a velocity component of the lightest element.
@@ -117,27 +118,16 @@ validation_pairs = 50
 test_pairs = 100
 
 [model]
-cutoff = 4.5            # Å
-lmax = 2
 channels = 8
 blocks = 3
-parity = "natural"
 n_radial = 5
 max_speed = 0.008       # Å/fs
-edge_mlp = []
 velocity_mlp = [8]
-velocity_vector = true
 
 [training]
-optimizer = "soap"
 updates = 1_500
-batch_size = 1          # frames
 validate_every = 150
 learning_rate = 0.02
-
-[rollout]
-temperature = 300.0     # K
-time_constant = 75.0    # fs
 """)
 experiment = changed(tj.load("copper.toml"), changes)
 
