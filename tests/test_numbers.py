@@ -1,5 +1,7 @@
 """What goes in is checked: systems, thermostats, neighbour lists; and padding makes no NaN."""
 
+from pathlib import Path
+
 import ase.build
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from trajcast_jax.dynamics.rollout import simulator
 from trajcast_jax.neighbors.graph import graph, neighbor_list
 from trajcast_jax.network.forecast import TrainedForecast
 from trajcast_jax.system import make_system, pad
+from trajcast_jax.workflow import balance, evaluate, generate, rollout, train, visit
 
 AT = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 NAN, INF = float("nan"), float("inf")
@@ -49,12 +52,38 @@ def test_systems_are_made_of_what_people_have():
         ({"cell": [[3, 0, 0], [0, 3, 0], [3, 3, 0]]}, "no volume"),
         ({"cell": [[3, 0, 0], [0, 3, 0], [0, 0, NAN]]}, r"finite \(3, 3\)"),
         ({"cell": [3, 3]}, r"finite \(3, 3\)"),
+        ({"cell": [3, 3, -3]}, "lengths above 0"),
+        ({"cell": [3, 3, 3, 90, 90, 200]}, "angles between 0 and 180"),
+        ({"cell": [3, 3, 3, 90, 90, 0]}, "angles between 0 and 180"),
+        ({"cell": "abc"}, "must be numbers"),
     ],
 )
 def test_systems_that_cannot_be_are_refused(change, message):
     given = {"positions": AT, "velocities": AT, "species": [8, 1]} | change
     with pytest.raises(ValueError, match=message):
         make_system(**given)
+
+
+def test_numbers_of_command_lines():
+    for wrong in (NAN, INF, -1.0, 0.0):
+        with pytest.raises(ValueError, match="--minutes must be above 0"):
+            train.main(train.Arguments("quartz", minutes=wrong))
+        with pytest.raises(ValueError, match="--temperatures must be above 0"):
+            rollout.new_run(rollout.Arguments("quartz", temperatures=(300.0, wrong)))
+        for name in ("weight", "memory", "patience"):
+            with pytest.raises(ValueError, match=f"--{name} must be above 0"):
+                balance.main(balance.Arguments("quartz", Path("a"), Path("b"), **{name: wrong}))
+    with pytest.raises(ValueError, match="--runs must be above 0"):
+        generate.main("quartz", runs=0)
+    with pytest.raises(ValueError, match="--seed must be 0"):
+        generate.main("quartz", seed=-1)
+    for name in ("starts", "strides", "every"):
+        with pytest.raises(ValueError, match=f"--{name} must be above 0"):
+            visit.main("quartz", Path("a"), Path("b"), **{name: 0})
+    with pytest.raises(ValueError, match="--energies must be 0"):
+        evaluate.main("quartz", energies=-1)
+    with pytest.raises(ValueError, match=r"model\.net_momentum has 1 numbers; give 3"):
+        forecaster(net_momentum=(1.0,))
 
 
 def test_numbers_of_thermostats():

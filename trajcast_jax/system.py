@@ -151,8 +151,19 @@ def _cell(cell):
     cell = getattr(cell, "array", cell)
     if not known(cell):
         return cell
-    array = np.asarray(cell, float)
+    try:
+        array = np.asarray(cell, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The cell must be numbers: (3, 3) in Å, or lengths and angles, but is {cell!r}."
+        ) from error
     if array.shape in ((3,), (6,)) and np.isfinite(array).all() and array.any():
+        lengths, angles = array[:3], array[3:]
+        if not (lengths >= 0).all() or not ((angles > 0) & (angles < 180)).all():
+            raise ValueError(
+                f"The cell {array.tolist()} must have lengths above 0 (Å) and angles between 0 and "
+                "180°."
+            )
         array = Cell.new(array).array
         cell = array
     if array.shape in ((3,), (6,), (3, 3)) and not array.any():

@@ -39,6 +39,14 @@ class Forecaster:
     statistics: Statistics
     time_step: float  # fs
 
+    def __post_init__(self):
+        for name in ("net_momentum", "net_angular_momentum"):
+            if len(getattr(self.settings, name)) not in (0, 3):
+                raise ValueError(
+                    f"model.{name} has {len(getattr(self.settings, name))} numbers; give 3, one of "
+                    "each axis, or none."
+                )
+
     @cached_property
     def model(self) -> TrajCast:
         """The flax module."""

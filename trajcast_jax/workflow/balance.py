@@ -23,6 +23,7 @@ from tqdm import tqdm
 from trajcast_jax import io
 from trajcast_jax.analysis.modes import NormalModes
 from trajcast_jax.config import Experiment
+from trajcast_jax.config.settings import ABOVE_0
 from trajcast_jax.data.pairs import FramePairs
 from trajcast_jax.learning.balancing import CHUNK, BalanceSettings, Progress, balance
 from trajcast_jax.learning.energy_gains import (
@@ -38,7 +39,7 @@ from trajcast_jax.network import checkpoint
 from trajcast_jax.network.forecast import Forecaster
 from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.balance_pairs import balance_pairs
-from trajcast_jax.workflow.command_line import load
+from trajcast_jax.workflow.command_line import load, require_within
 from trajcast_jax.workflow.reference_runs import ensure_reference, modes_of
 from trajcast_jax.workflow.training_pairs import going_on, with_cells
 
@@ -154,6 +155,8 @@ def notes_of(last: Progress, measured: list[Progress]) -> dict:
 
 def main(arguments: Arguments) -> int:
     """Command line; the exit status is 1 if no weights were better than the first ones."""
+    for name in ("weight", "memory", "patience"):
+        require_within(f"--{name}", getattr(arguments, name), ABOVE_0)
     changes = (*arguments.set, f"training.updates={arguments.updates}")
     experiment = going_on(load(arguments.experiment, changes), arguments.resume)
     settings = experiment.training

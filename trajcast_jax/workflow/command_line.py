@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import math
 import os
 import platform
 import sys
@@ -14,6 +15,7 @@ import jax
 import tyro
 
 from trajcast_jax import config
+from trajcast_jax.config.settings import Within
 from trajcast_jax.io import FileNote, ReadOptions
 from trajcast_jax.io.options import read_options
 from trajcast_jax.reading import is_sentence
@@ -48,6 +50,12 @@ def load(name: str | Path, changes: tuple[str, ...] = ()) -> config.Experiment:
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
         raise FileNotFoundError(f"There is no experiment {name}: {hint}")
     return config.changed(config.load(path), changes)
+
+
+def require_within(name: str, value: float, bounds: Within) -> None:
+    """Raise ValueError if the number that an option has is out of bounds."""
+    if not (math.isfinite(value) and value in bounds):
+        raise ValueError(f"{name} must be {bounds}, but is {value}.")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from trajcast_jax.analysis.modes import (
 from trajcast_jax.analysis.observables import cut
 from trajcast_jax.analysis.report import render_one_step
 from trajcast_jax.config import Experiment
+from trajcast_jax.config.settings import NATURAL
 from trajcast_jax.data.pairs import frame_pairs
 from trajcast_jax.io import ReadOptions, atomic_write, read_observables, read_trajectory
 from trajcast_jax.network import checkpoint as checkpoints
@@ -25,7 +26,7 @@ from trajcast_jax.reading import load_json
 from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
 from trajcast_jax.reference.structure import with_structure
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import Reading, load, notes_printed
+from trajcast_jax.workflow.command_line import Reading, load, notes_printed, require_within
 from trajcast_jax.workflow.judgement import conclude
 from trajcast_jax.workflow.reference_runs import modes_of, observables, trajectories
 
@@ -207,14 +208,14 @@ def main(
       save_reference: write the reference observables to this .npz file.
       modes: write the temperature of every mode (modes.csv): normal modes of a crystal, or modes
         of the distances and dihedral angles of a molecule.
-      energies: number of frames of a rollout whose potential energies are computed by the engine
-        of the reference. At constant energy, they vary less than with a thermostat.
+      energies: number of frames of a rollout whose energies the reference's engine computes.
       seed: random seed of the test pairs.
       reading: what the trajectories of other programs among --rollout and --reference leave open.
       set: settings to replace. For a rollout with another stride than the experiment's, set
         data.time_step, so that reference spectra are measured at the same interval.
     """
     loaded = load(experiment, set)
+    require_within("--energies", energies, NATURAL)
     folder = reference or folders.reference(loaded)
     out = out or folders.evaluations(loaded)
     options = reading if reading == OPEN else with_structure(reading, loaded.reference)

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from trajcast_jax.config import ReferenceSettings
+from trajcast_jax.config.settings import COUNT, NATURAL
 from trajcast_jax.data.pairs import stride
 from trajcast_jax.io import ReadOptions
 from trajcast_jax.reference import (
@@ -15,7 +16,7 @@ from trajcast_jax.reference import (
     run_path,
 )
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import Reading, load, notes_printed
+from trajcast_jax.workflow.command_line import Reading, load, notes_printed, require_within
 from trajcast_jax.workflow.reference_runs import report, simulate
 
 
@@ -40,6 +41,9 @@ def main(
       set: settings that differ from the file: reference.ensemble=csvr reference.nve_time=1e6.
     """
     loaded = load(experiment, set)
+    require_within("--seed", seed, NATURAL)
+    if runs is not None:
+        require_within("--runs", runs, COUNT)
     settings = loaded.reference if runs is None else _with_runs(loaded.reference, runs)
     out = out or folders.reference(loaded)
     if sources:

@@ -96,6 +96,11 @@ def report(experiment: Experiment, out: Path, settings: ReferenceSettings | None
         print(f"{path}: {words}")
         print(format_checks(checks))
         result[path.name] = [check._asdict() for check in checks]
+    if not result:
+        problems, passed = (
+            [f"{out} holds no complete run; see reference.nve_time and --runs."],
+            False,
+        )
     content = {"passed": passed, "runs": result}
     if problems:
         content["problems"] = problems

@@ -7,12 +7,13 @@ from pathlib import Path
 import tyro
 
 from trajcast_jax.config import Experiment, changed, from_dict
+from trajcast_jax.config.settings import ABOVE_0
 from trajcast_jax.io import ReadOptions, read
 from trajcast_jax.reading import load_json, reading
 from trajcast_jax.reference.structure import with_structure
 from trajcast_jax.system import System
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import Reading, load, notes_printed
+from trajcast_jax.workflow.command_line import Reading, load, notes_printed, require_within
 
 
 @dataclasses.dataclass
@@ -80,6 +81,8 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
             f"{arguments.replicas} replicas cannot have {len(kelvins)} temperatures; "
             "give one for each, or leave one of the two options out."
         )
+    for kelvin in kelvins:
+        require_within("A temperature of --temperatures", kelvin, ABOVE_0)
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
     out = arguments.out or folders.rollouts(experiment) / stamp
     if (out / "run.json").exists():

@@ -14,12 +14,13 @@ from tqdm import tqdm
 from trajcast_jax import io
 from trajcast_jax.analysis import plots
 from trajcast_jax.config import Experiment, to_json
+from trajcast_jax.config.settings import ABOVE_0
 from trajcast_jax.data import FramePairs, join, statistics
 from trajcast_jax.learning.training import TrainState, fit, init_state
 from trajcast_jax.network import checkpoint
 from trajcast_jax.network.forecast import Forecaster
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import load
+from trajcast_jax.workflow.command_line import load, require_within
 from trajcast_jax.workflow.metrics import MetricsLog, read_curve
 from trajcast_jax.workflow.reference_runs import ensure_reference
 from trajcast_jax.workflow.stopping import between_chunks
@@ -178,6 +179,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Run the command."""
+    if arguments.minutes is not None:
+        require_within("--minutes", arguments.minutes, ABOVE_0)
     experiment = load(arguments.experiment, arguments.set)
     paths = ensure_reference(experiment, arguments.reference)
     train(

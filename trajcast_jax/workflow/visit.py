@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from trajcast_jax import io
 from trajcast_jax.config import Experiment, ReferenceSettings
+from trajcast_jax.config.settings import COUNT, NATURAL
 from trajcast_jax.dynamics.ensemble import csvr
 from trajcast_jax.dynamics.rollout import FINE, rollout, simulator
 from trajcast_jax.mechanics import degrees_of_freedom, temperature
@@ -23,7 +24,7 @@ from trajcast_jax.neighbors.graph import neighbor_list
 from trajcast_jax.network import checkpoint as checkpoints
 from trajcast_jax.reference import engine_for_frames
 from trajcast_jax.system import System
-from trajcast_jax.workflow.command_line import load
+from trajcast_jax.workflow.command_line import load, require_within
 from trajcast_jax.workflow.reference_runs import ensure_reference
 from trajcast_jax.workflow.training_pairs import SEGMENT
 
@@ -92,6 +93,30 @@ def labelled(reference: ReferenceSettings, start: System, states, steps: int):
     engine.close()
 
 
+def drawn_frames(experiment: Experiment, paths: list[Path], count: int, seed: int) -> list[System]:
+    """Draw `count` random frames of the training runs.
+
+    Raises:
+      ValueError: no training run is there.
+    """
+    rng, chosen, runs = np.random.default_rng(seed), [], experiment.data.train_runs
+    there = [run for run in runs if run < len(paths)]
+    if not there:
+        raise ValueError(
+            f"None of data.train_runs, {runs}, is among the {len(paths)} runs; generate more, or "
+            "change the setting."
+        )
+    for run in rng.choice(there, count):
+        frame = int(rng.integers(io.n_frames(paths[run])))
+        trajectory, _ = io.read_trajectory(paths[run], frame, frame + 1)
+        chosen.append(
+            trajectory.replace(
+                positions=trajectory.positions[0], velocities=trajectory.velocities[0]
+            )
+        )
+    return chosen
+
+
 def main(
     experiment: tyro.conf.Positional[str],
     checkpoint: Path,
@@ -117,27 +142,15 @@ def main(
         another cell, given by `reference.repeat` in --set.
       set: settings to replace.
     """
+    for name, number in (("--starts", starts), ("--strides", strides), ("--every", every)):
+        require_within(name, number, COUNT)
+    require_within("--seed", seed, NATURAL)
     loaded = load(experiment, set)
     if out.exists():
         raise ValueError(f"{out} exists already; give another file, or remove it.")
     paths = ensure_reference(loaded, reference)
     model = checkpoints.restore(checkpoint)
-    rng = np.random.default_rng(seed)
-    chosen = []
-    there = [run for run in loaded.data.train_runs if run < len(paths)]
-    if not there:
-        raise ValueError(
-            f"None of data.train_runs, {loaded.data.train_runs}, is among the {len(paths)} runs; "
-            "generate more, or change the setting."
-        )
-    for run in rng.choice(there, starts):
-        frame = int(rng.integers(io.n_frames(paths[run])))
-        trajectory, _ = io.read_trajectory(paths[run], frame, frame + 1)
-        chosen.append(
-            trajectory.replace(
-                positions=trajectory.positions[0], velocities=trajectory.velocities[0]
-            )
-        )
+    chosen = drawn_frames(loaded, paths, starts, seed)
     steps = round(model.time_step / loaded.reference.time_step)
     unfinished = out.with_name(f".{out.name}")
     unfinished.unlink(missing_ok=True)
