@@ -259,9 +259,9 @@ def test_weights_are_never_worse_whatever_the_settings(drifting, left, weight, r
     np.testing.assert_array_equal(last.best.params["left"], np.float32(left))
     messages = [report.message for report in reports if report.message]
     assert len(messages) == REDUCTIONS + 1
-    assert "It goes back to the first weights" in messages[0]
+    assert "It restarts from the first weights" in messages[0]
     assert f"a weight of {weight / 2:g} and a learning rate of {rate / 2:g}" in messages[0]
-    assert "It stops, as 4 reductions have led to no better weights." in messages[-1]
+    assert "It stops, because 4 reductions gave no better weights." in messages[-1]
     assert last.update < 1_000
     assert last.weight == pytest.approx(weight / 2**REDUCTIONS)
     assert first.measured is last.best.measured

@@ -1,8 +1,8 @@
 """Balance the energies of kinds of motion: train their mean gains per stride to 0.
 
 The gains of a single batch are mostly noise. So running averages over some hundred updates are
-trained to 0. They lag behind, and a too strong force makes training oscillate ("swing"). Then
-`balance` returns to the best weights so far and continues with a smaller force.
+trained to 0. The averages lag behind, and a force that is too strong makes training oscillate
+("swing"). Then `balance` returns to the best weights so far and continues with a smaller force.
 """
 
 import dataclasses
@@ -117,7 +117,7 @@ def balance_updates(
 ) -> Callable[[Balance, FramePairs], Balance]:
     """Compile a function (balance, pairs) → balance that makes `CHUNK` updates.
 
-    The weight is that of its first argument, not that of the settings.
+    The function uses the weight of its first argument, not that of the settings.
     """
     rule, keep = optimizer(settings), float(np.exp(-1 / how.memory))
 
@@ -163,7 +163,7 @@ def average_gain(run: Balance, gains: Kinds, memory: float) -> float:
 def usual_gain(first: Measured, age: int, memory: float, batch_size: int) -> float:
     """Expected `average_gain` (%) of the initial weights after `age` updates.
 
-    It is mostly noise. If σ² is the variance of a single pair, running averages with
+    This gain is mostly noise. If σ² is the variance of a single pair, running averages with
     k = exp(−1/memory) have the variance σ² (1 − k)/(1 + k) (1 + kⁿ)/(1 − kⁿ) / batch size after n
     updates.
     """
@@ -178,8 +178,8 @@ def average_swings(gain: float, usual: float) -> str | None:
     if gain < min(SWINGING * usual, HOPELESS):
         return None
     return (
-        f"running averages of what a stride adds to the energies of kinds have grown to "
-        f"{gain:.3f} %, where the first weights would have {usual:.3f} %"
+        f"running averages of the energies that a stride adds to kinds of motion have grown to "
+        f"{gain:.3f} %, but those of the first weights would be {usual:.3f} %"
     )
 
 
@@ -275,10 +275,10 @@ def _message(
 ) -> str:
     begun = f"After {done:,} updates the balance swings: {trouble}."
     if reductions > REDUCTIONS:
-        return f"{begun} It stops, as {REDUCTIONS} reductions have led to no better weights."
+        return f"{begun} It stops, because {REDUCTIONS} reductions gave no better weights."
     place = f"the weights of update {best.update:,}" if best.update else "the first weights"
     weight, rate = float(run.weight) / 2, settings.learning_rate * float(run.state.rate_scale) / 2
     return (
-        f"{begun} It goes back to {place}, the best so far, with a weight of {weight:g} and a "
+        f"{begun} It restarts from {place}, the best so far, with a weight of {weight:g} and a "
         f"learning rate of {rate:g}."
     )

@@ -1,8 +1,9 @@
-"""What the errors of a forecast add to the energies of kinds of motion.
+"""Energy gains: the energies that the errors of a forecast add to kinds of motion.
 
-An object of each class has `weights`, one of every kind, and is a function of a pair, its graph and
-the errors of its displacements and velocities: what every kind gains. Kinds are normal modes of a
-crystal, those of distances and torsions of a molecule, or the sums of `motions.py` for any matter.
+Each class is a function of a pair, its graph and the errors of its displacements and velocities. It
+returns the gain of every kind; `weights` has one weight for every kind. Kinds are groups of normal
+modes of a crystal, modes of the distances and torsions of a molecule, or the sums of `motions.py`
+for any matter.
 """
 
 import itertools
@@ -22,11 +23,14 @@ from trajcast_jax.system import product
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV, WAVENUMBER_PER_INVERSE_FEMTOSECOND
 
 SAME_CELL = 1e-4
-"""Relative, between the cells of runs of one crystal, which files hold in single precision."""
+"""Relative difference of equal cells; files store them in single precision."""
 
 
 def kinds(n_modes: int, largest: int = 24) -> list[np.ndarray]:
-    """Modes by rising wavenumber: two, two, and then ever more, as single slow ones run away."""
+    """Group modes by rising wavenumber: two, two, and then more and more.
+
+    The first groups are small, because single slow modes can gain energy without limit.
+    """
     cuts = [0, 2]
     while cuts[-1] < n_modes:
         cuts.append(min(n_modes, cuts[-1] + int(min(largest, 2 + cuts[-1] / 4))))
@@ -34,20 +38,21 @@ def kinds(n_modes: int, largest: int = 24) -> list[np.ndarray]:
 
 
 def squares_of(modes: NormalModes | InternalModes) -> np.ndarray:
-    """ω² of every mode, 1/fs²."""
+    """Return ω² (1/fs²) of every mode."""
     return (2 * np.pi * modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND) ** 2
 
 
 def energy_added(q, p, dq, dp, squares):
-    """½(p + dp)² − ½p² and likewise ½ω²q², without the difference of large numbers."""
+    """Return ½(p + dp)² − ½p² + ½ω²(q + dq)² − ½ω²q² without a difference of large numbers."""
     return 0.5 * (dp * (2 * p + dp) + squares * dq * (2 * q + dq))
 
 
 class Vibrations:
-    """What a forecast's errors add to the energy of every kind of vibration, in k_B T a mode.
+    """Energy gain of every kind of vibration, in k_B T per mode.
 
-    Pairs may be in several cells, and each cell has its own modes. A pair in another one than that
-    of the modes gives 0, and the others so much more that the mean over all pairs is theirs.
+    Pairs can be in several cells, and each cell has its own modes. A pair in another cell has the
+    gain 0. The gains of the other pairs are divided by their share, so that the mean over all pairs
+    is the mean over these.
     """
 
     def __init__(self, modes: NormalModes, groups: list[FramePairs], kelvin: float):
@@ -55,15 +60,15 @@ class Vibrations:
             if pairs.displacements[0].size != len(modes.vectors):
                 raise ValueError(
                     f"The modes are those of {len(modes.centers)} atoms, but some pairs have "
-                    f"{pairs.displacements.shape[1]}; give runs and pairs of as many atoms."
+                    f"{pairs.displacements.shape[1]}; give runs and pairs of equal size."
                 )
         cells = np.concatenate([pairs.system.cell for pairs in groups])
         share = np.isclose(cells, modes.cell, rtol=SAME_CELL).all(axis=(1, 2)).mean()
         if share == 0:
             lengths = " x ".join(f"{x:.2f}" for x in np.linalg.norm(modes.cell, axis=-1))
             raise ValueError(
-                f"No pair is in the cell of {lengths} Å whose modes are to be balanced; give pairs "
-                "in it by --visited (experiments.visit --reference)."
+                f"No pair is in the cell of {lengths} Å whose modes are to be balanced; give such "
+                "pairs by --visited (experiments.visit --reference)."
             )
         groups = kinds(len(modes.wavenumbers))
         mean = np.zeros((len(modes.wavenumbers), len(groups)))
@@ -73,12 +78,13 @@ class Vibrations:
         self.vectors, self.squares = as_array(modes.vectors), as_array(squares_of(modes))
         self.mean = as_array(mean * KINETIC_TO_EV / (BOLTZMANN * kelvin * share))
         self.centers, self.cell = as_array(modes.centers), as_array(modes.cell)
-        # Between that of a mean over kinds, which few slow modes are lost in, and over modes.
+        # Weights are between those of a mean over kinds and those of a mean over modes. In
+        # a mean over modes, the few slow ones would hardly count.
         sizes = np.sqrt([len(group) for group in groups])
         self.weights = as_array(sizes / sizes.sum())
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
-        """Of one pair, from the errors of its displacements and velocities."""
+        """Return the gains of one pair, from the errors of its displacements and velocities."""
         masses = pair.system.masses
 
         def amplitudes(x):
@@ -93,9 +99,9 @@ class Vibrations:
 
 
 class Motions:
-    """What a forecast's errors add to `motion_sums`, over the means of these: for any matter.
+    """Gains of `motion_sums` relative to their means, for any matter.
 
-    All an atom, as some pairs may be in larger cells than others.
+    The sums are per atom, because some pairs can be in larger cells than others.
     """
 
     def __init__(self, forecaster: Forecaster, pairs: FramePairs):
@@ -113,15 +119,16 @@ class Motions:
         return self._an_atom(pair, pair.edges(self.forecaster.settings.cutoff), (zeros, zeros))[1]
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
-        """Of one pair, from the errors of its displacements and velocities."""
+        """Return the gains of one pair, from the errors of its displacements and velocities."""
         forecast, truth = self._an_atom(pair, edges, errors)
         return over_sizes(forecast - truth, self.mean).ravel()
 
 
 class OfMesh:
-    """The gains of the pairs whose far field has one mesh, a `share` of all; the others give 0.
+    """Gains of the pairs whose far field has one mesh; other pairs have the gain 0.
 
-    What longer cells gain must not be made up for by a loss in those that forecasts are in.
+    `share` is the share of these pairs. A loss in one cell must not compensate a gain in another,
+    so each mesh has its own kinds.
     """
 
     def __init__(self, gains: Motions, mesh: tuple[int, int, int] | None, share: float):
@@ -129,14 +136,14 @@ class OfMesh:
         self.weights = share * gains.weights
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
-        """Of one pair; over the share, so that the mean over all pairs is that of these."""
+        """Return the gains over the share; their mean over all pairs is that of these pairs."""
         if pair.mesh != self.mesh:
             return jnp.zeros_like(self.weights)
         return self.gains(pair, edges, errors) / self.share
 
 
 class InternalVibrations:
-    """What a forecast's errors add to the energy of every mode of a molecule, in k_B T."""
+    """Energy gain of every mode of a molecule, in k_B T."""
 
     def __init__(self, modes: InternalModes, kelvin: float):
         scale = (KINETIC_TO_EV / (BOLTZMANN * kelvin)) ** 0.5
@@ -146,7 +153,7 @@ class InternalVibrations:
         self.weights = jnp.full_like(self.squares, 1 / len(self.squares))
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
-        """Of one pair, from the errors of its displacements and velocities."""
+        """Return the gains of one pair, from the errors of its displacements and velocities."""
 
         def coordinates(positions):
             return self.modes.deviations(pair.system.replace(positions=positions))
@@ -160,7 +167,7 @@ class InternalVibrations:
 
 
 class Together:
-    """The gains of several sets of kinds, whose weights keep their ratios."""
+    """Gains of several sets of kinds; the ratios of their weights are kept."""
 
     def __init__(self, *parts):
         self.parts = parts
@@ -168,7 +175,7 @@ class Together:
         self.weights = weights / weights.sum()
 
     def __call__(self, pair: FramePairs, edges: Graph, errors) -> Float[Array, "kind"]:
-        """Of one pair, from the errors of its displacements and velocities."""
+        """Return the gains of one pair, from the errors of its displacements and velocities."""
         return jnp.concatenate([part(pair, edges, errors) for part in self.parts])
 
 

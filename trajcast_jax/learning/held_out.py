@@ -206,7 +206,7 @@ def swing(now: Measured, first: Measured, rate: float = 0.0) -> str | None:
     usual = np.hypot(rms(first), resolution(first))
     if rms(now) > WELL_ABOVE * usual and clearly_less(first, now):
         return (
-            f"a stride adds {rms(now):.3f} % to the energies of kinds, more than {WELL_ABOVE:g} "
-            f"times the {usual:.3f} % of the first weights"
+            f"a stride adds {rms(now):.3f} % to the energies of kinds of motion, more than "
+            f"{WELL_ABOVE:g} times the {usual:.3f} % of the first weights"
         )
     return None

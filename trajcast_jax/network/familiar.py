@@ -1,7 +1,7 @@
-"""Whether a system is of the kind that a model was trained on: its temperature, density, masses.
+"""Compare temperature, density and masses of a system with those of a model's training set.
 
-All that is known of the training set is its `Statistics`. So differences are warned of, not
-refused.
+The checkpoint holds only the `Statistics` of the training set. So differences give warnings, not
+errors.
 """
 
 import warnings
@@ -16,24 +16,25 @@ from trajcast_jax.system import System, known
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 OTHER_TEMPERATURE = 0.2
-"""Relative difference from the temperature of the training set that is warned of, beside four
-standard deviations of the system's own temperature."""
+"""Relative difference from the temperature of the training set that gives a warning. Four standard
+deviations of the system's own temperature are added."""
 OTHER_DENSITY = {True: 0.08, False: 0.25}
-"""Relative difference of the number of neighbours that is warned of, for periodic systems, whose
-density is constant, and for isolated ones."""
+"""Relative difference of the number of neighbours that gives a warning. Periodic systems (True)
+have a constant density; isolated ones have not."""
 OTHER_MASS = 0.01
+"""Relative difference from the standard mass that gives a warning."""
 EQUIPARTITION = 0.3
-"""Relative difference between the temperatures of species, above which they are none: imported
-models have one velocity scale for all."""
+"""Largest relative difference between the temperatures of species. Above it the training set has no
+known temperature: imported models have one velocity scale for all species."""
 LARGEST = 20_000
-"""Atoms up to which neighbours are counted."""
+"""Largest number of atoms for which neighbours are counted."""
 
 
 def training_temperature(statistics: Statistics, counts: dict[int, int]) -> float | None:
-    """Temperature (K) of a training set, weighted by the number of atoms of each species.
+    """Compute the temperature (K) of a training set, weighted by the atoms of each species.
 
-    It follows from the RMS velocity components and the standard masses; None if these do not
-    agree with one temperature.
+    It follows from the RMS velocity components and the standard masses. It is None if the species
+    have different temperatures.
     """
     masses = atomic_masses[list(statistics.species)]
     squares = np.square(statistics.velocity_rms)
@@ -49,7 +50,7 @@ def warn_of_strangeness(
 ) -> None:
     """Warn of a temperature, density or masses that differ from those of the training set.
 
-    `temperature` (K) is what the system is to have, if it is not that of its velocities.
+    `temperature` (K) is that of the thermostat; by default it is computed from the velocities.
     """
     if not known(system.positions, system.velocities, system.species, system.masses, system.cell):
         return
@@ -75,7 +76,7 @@ def _warn_of_masses(species, masses) -> None:
         _warn(
             f"The mass of atom {atom} ({chemical_symbols[species[atom]]}) is {masses[atom]:.4g} Da,"
             f" and the standard one {standard[atom]:.4g} Da. The network does not see masses: it "
-            "moves atoms as those of its training set move."
+            "moves atoms like those of its training set."
         )
 
 
@@ -90,13 +91,13 @@ def _warn_of_temperature(system, mask, species, masses, statistics, temperature)
         freedom = max(3 * len(species) - 3, 1)
         temperature = float(masses @ squares * KINETIC_TO_EV / BOLTZMANN / freedom)
         spread = (2 / freedom) ** 0.5
-    if not temperature or not learned:  # at rest, before velocities are drawn
+    if not temperature or not learned:  # at rest before velocities are drawn, or unknown
         return
     if abs(temperature / learned - 1) > OTHER_TEMPERATURE + 4 * spread:
         _warn(
-            f"The system has a temperature of {temperature:.0f} K, but the checkpoint has learned "
-            f"from about {learned:.0f} K: its forecasts are of what it has not seen. Train on "
-            "reference runs at this temperature too."
+            f"The system has a temperature of {temperature:.0f} K, but the checkpoint was trained "
+            f"at about {learned:.0f} K: its forecasts are extrapolations. Train on reference runs "
+            "at this temperature too."
         )
 
 
@@ -115,6 +116,6 @@ def _warn_of_density(system, mask, species, statistics, cutoff) -> None:
     if abs(neighbors / learned - 1) > OTHER_DENSITY[periodic]:
         _warn(
             f"An atom of the system has {neighbors:.1f} neighbours within {cutoff:g} Å on average, "
-            f"but in what the checkpoint has learned from it had {learned:.1f}: the density or the "
-            "composition is another. Train on reference runs of such systems too."
+            f"but {learned:.1f} in the training set of the checkpoint: the density or the "
+            "composition differs. Train on reference runs of such systems too."
         )

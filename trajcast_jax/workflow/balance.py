@@ -1,13 +1,14 @@
 """Balances the energies of kinds of motion: `python -m experiments.balance`.
 
-Better one-step errors do not make better forecasts by themselves. A stride that adds 0.5 % to the
-energy of a mode, which is nothing beside the errors of single frames, heats it over hundreds of
-strides to many times its temperature. Here a trained model goes on learning, and what it adds on
-average to each kind of vibration, in running averages over some hundred updates, is led to 0.
+Small one-step errors alone do not make good forecasts. A stride may add 0.5 % to the energy of a
+mode. This is small compared with the errors of single frames, but over hundreds of strides it heats
+the mode to many times its temperature. This command trains a model further, so that the mean energy
+that a stride adds to each kind of vibration goes to 0. The means are running averages over some
+hundred updates.
 
-Pairs that are not learned from tell every few hundred updates what has become of the model. Where
-it swings, it goes back to the best weights so far and on more gently; only what is better than the
-model of the beginning is written.
+The model is measured on held-out pairs every few hundred updates. If training swings, it restarts
+from the best weights so far with smaller forces. Only a model that is better than the initial one
+is written.
 """
 
 import dataclasses
@@ -44,12 +45,12 @@ from trajcast_jax.workflow.reference_runs import ensure_reference, modes_of
 from trajcast_jax.workflow.training_pairs import going_on, with_cells
 
 SHARE_OF_TIME = 0.1
-"""Of the time of updates, that measurements on pairs that are not learned from take."""
+"""Time of the measurements on held-out pairs, relative to the time of the updates."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Trains on, holding the mean energy of every kind of motion."""
+    """Train a model further, and keep the mean energy of every kind of motion."""
 
     experiment: tyro.conf.Positional[str]
     """Name of a TOML file in experiments/, or the path of one."""
@@ -58,25 +59,29 @@ class Arguments:
     out: Path
     """Folder of the balanced model."""
     modes: bool = False
-    """Of normal modes: of a crystal, or of the bends and stretches of a molecule. By default of
-    species and of neighbours, shell by shell, which a molecule keeps beside its modes."""
+    """Balance normal modes: those of a crystal, or the bends and stretches of a molecule. The
+    default is to balance the motions of species and of shells of neighbours. For a molecule these
+    are balanced beside its modes."""
     reference: Path | None = None
     """Folder of the reference runs; by default runs/reference/<name>."""
     visited: tuple[Path, ...] = ()
-    """Files of `python -m experiments.visit`, whose pairs are added to those of the reference."""
+    """Files of `python -m experiments.visit`. Their pairs are added to those of the reference."""
     longer: tuple[Path, ...] = ()
-    """Folders of reference runs of the crystal in other cells of as many atoms, longer ones in some
-    direction, whose modes are balanced too: on the pairs of --visited that are in these cells."""
+    """Folders of reference runs of the crystal in other cells with the same number of atoms, for
+    instance longer along one axis. The modes of these cells are balanced too, on the pairs of
+    --visited that are in these cells."""
     updates: int = 8_000
     weight: float = 2.0
-    """Of the balance, beside the one-step loss: by modes 2 for quartz and 1 for a molecule, 10 for
-    water. A larger one costs one-step errors, the more the farther from balance a model begins."""
+    """Weight of the balance; that of the one-step loss is 1. With --modes, 2 is good for quartz and
+    1 for a molecule; without, 10 is good for water. A larger weight increases one-step errors, and
+    more so if the initial model is far from balance."""
     memory: float = 150.0
-    """Updates, of the running averages: longer ones lag behind, and what follows them swings."""
+    """Time constant of the running averages, in updates. Long averages lag behind, and training
+    that follows them swings."""
     patience: float = 600.0
-    """Updates, until a mean that stays off zero has doubled the force that leads it there."""
+    """Number of updates after which a constant average has doubled the force on it."""
     set: tuple[str, ...] = ("training.learning_rate=0.006", "training.batch_size=2")
-    """Settings that differ from the experiment's file."""
+    """Settings to replace."""
 
 
 def gains_of(
@@ -87,7 +92,10 @@ def gains_of(
     reference: FramePairs,
     groups: list[FramePairs],
 ) -> Kinds:
-    """The kinds of motion that are balanced: the groups hold pairs of `reference` and more."""
+    """Make the function that computes the energy gains of the kinds of motion.
+
+    `groups` hold all training pairs, including those of `reference`.
+    """
     few = jax.tree.map(lambda x: x[:: len(x) // 500 + 1], reference)
     if not arguments.modes:
         motions, sizes = Motions(forecaster, few), [len(pairs) for pairs in groups]
@@ -97,7 +105,7 @@ def gains_of(
     longer = [folders.runs(experiment, folder, use) for folder in arguments.longer]
     chosen = [[paths[k] for k in experiment.data.train_runs], *longer]
     kelvin = experiment.reference.temperature
-    # Balance by torsions too made forecasts of molecules worse, wherever it was tried.
+    # Balancing torsions too made forecasts of molecules worse in all trials.
     modes = [modes_of([io.read_trajectory(p)[0] for p in runs], torsions=False) for runs in chosen]
     if isinstance(modes[0], NormalModes):
         return Together(*(Vibrations(some, groups, kelvin) for some in modes))
@@ -105,14 +113,14 @@ def gains_of(
 
 
 def updates_between(held: list[HeldOut], batch_size: int) -> int:
-    """Updates between two measurements on held-out pairs, so that these take `SHARE_OF_TIME`."""
+    """Number of updates between two measurements, which then take `SHARE_OF_TIME`."""
     forecasts = sum(len(group.pairs) for group in held)
-    # An update takes a forecast of every pair, and its gradient, which costs as much as two more.
+    # An update costs as much as three forecasts of every pair: one, and its gradient.
     return CHUNK * int(np.ceil(forecasts / (3 * batch_size * SHARE_OF_TIME * CHUNK)))
 
 
 def show(progress: Iterable[Progress], updates: int) -> tuple[Progress, list[Progress]]:
-    """Follows a balance under a progress bar; its last report, and those with measurements."""
+    """Show a balance by a progress bar; return its last report, and those with measurements."""
     measured = []
     with tqdm(total=updates, unit="update") as bar:
         for now in progress:
@@ -130,18 +138,18 @@ def show(progress: Iterable[Progress], updates: int) -> tuple[Progress, list[Pro
 
 
 def table(before: Measured, after: Measured, name: str) -> str:
-    """Both, in rows and columns."""
+    """Make a table of two measurements; `name` is the head of the second one's column."""
     rows = [
         ("error of displacements (%)", *(f"{x.errors[0]:.2f}" for x in (before, after))),
         ("error of velocities (%)", *(f"{x.errors[1]:.2f}" for x in (before, after))),
         ("a stride adds to kinds of motion (%, RMS)", *(f"{rms(x):.3f}" for x in (before, after))),
     ]
-    lines = [("on pairs that are not learned from", "before", name), *rows]
+    lines = [("on held-out pairs", "before", name), *rows]
     return "\n".join(f"{a:<42}{b:>10}{c:>10}" for a, b, c in lines)
 
 
 def notes_of(last: Progress, measured: list[Progress]) -> dict:
-    """The history of a balance, briefly, as a checkpoint's notes keep it."""
+    """Summarise the history of a balance for the notes of a checkpoint."""
     rows = [
         [p.update, *(float(f"{x:.4g}") for x in (*p.measured.errors, rms(p.measured), p.weight))]
         for p in measured
@@ -154,7 +162,7 @@ def notes_of(last: Progress, measured: list[Progress]) -> dict:
 
 
 def main(arguments: Arguments) -> int:
-    """Command line; the exit status is 1 if no weights were better than the first ones."""
+    """Run the command; the exit status is 1 if no weights were better than the initial ones."""
     for name in ("weight", "memory", "patience"):
         require_within(f"--{name}", getattr(arguments, name), ABOVE_0)
     changes = (*arguments.set, f"training.updates={arguments.updates}")

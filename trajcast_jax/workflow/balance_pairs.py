@@ -1,4 +1,4 @@
-"""Pairs of a balance: those that are learned from, and those that tell what it is worth."""
+"""Training pairs and held-out pairs of a balance."""
 
 import dataclasses
 import itertools
@@ -15,17 +15,18 @@ from trajcast_jax.learning.held_out import HeldOut
 from trajcast_jax.workflow.training_pairs import load_pairs, load_visited
 
 ENOUGH = 256
-"""Pairs of the validation runs, and at most as many of a file of visited pairs, that are held out.
-One-step errors need fewer; mean gains are seen to 1/16 of what those of single pairs scatter by."""
+"""Number of held-out pairs of the validation runs, and largest number of a file of visited pairs.
+One-step errors need fewer. The standard error of mean gains is 1/16 of the scatter of single
+pairs."""
 
 
 class BalancePairs(NamedTuple):
     """The pairs of a balance.
 
     Attributes:
-      reference: pairs of the reference runs that are learned from.
-      groups: all that are learned from, one group for every mesh of the far field.
-      held: pairs that are not, in such groups too.
+      reference: training pairs of the reference runs.
+      groups: all training pairs, in one group for every mesh of the far field.
+      held: held-out pairs, also in groups.
     """
 
     reference: FramePairs
@@ -36,7 +37,7 @@ class BalancePairs(NamedTuple):
 def balance_pairs(
     experiment: Experiment, paths: list[Path], visited: tuple[Path, ...]
 ) -> BalancePairs:
-    """The pairs of reference runs, and of files of visited ones."""
+    """Load the pairs of reference runs and of files of visited pairs."""
     reference, mirrored = load_pairs(experiment, paths, "train"), experiment.data.time_reversal
     apart = [set_apart(part, mirrored) for part in load_visited(experiment, visited)]
     learned = [reference, *(part for part, _ in apart)]
@@ -46,9 +47,9 @@ def balance_pairs(
 
 
 def by_mesh(parts: list[FramePairs]) -> list[FramePairs]:
-    """The pairs, joined where their far field has the same mesh.
+    """Join the pairs whose far fields have the same mesh.
 
-    One mesh for all would be the product of the largest in each direction.
+    A common mesh of all pairs would have the largest number of points along every axis.
     """
     groups: dict = {}
     for part in parts:
@@ -57,10 +58,11 @@ def by_mesh(parts: list[FramePairs]) -> list[FramePairs]:
 
 
 def set_apart(visited: FramePairs, mirrored: bool) -> tuple[FramePairs, FramePairs]:
-    """Visited pairs without the last tenth, and this tenth, which is of the last forecasts.
+    """Split visited pairs into training pairs and the last tenth, which is held out.
 
-    If `mirrored`, the second half are mirror images in time of the first: those of the tenth are in
-    neither, as they are not independent of it.
+    The last tenth comes from the last forecasts. If `mirrored`, the second half of the pairs are
+    mirror images in time of the first half. The mirror images of the held-out pairs are left out,
+    because they are not independent of them.
     """
     n = len(visited) // (2 if mirrored else 1)
     rest = n - min(n // 10, ENOUGH)
@@ -70,10 +72,10 @@ def set_apart(visited: FramePairs, mirrored: bool) -> tuple[FramePairs, FramePai
 
 
 def held_out(parts: list[FramePairs], sizes: list[int]) -> list[HeldOut]:
-    """Groups of pairs, of which the first part alone counts in one-step errors.
+    """Make groups of held-out pairs; only the first part enters one-step errors.
 
-    What is balanced is the mean over all pairs that are learned from. Each part stands for those
-    of its kind, and has their share of it: `sizes` are their numbers.
+    The balanced quantity is the mean over all training pairs. Each part represents training pairs
+    of its kind, and `sizes` are the numbers of these. The weight of a part is their share.
     """
     there = [len(part) > 0 for part in parts]
     total, groups = sum(itertools.compress(sizes, there)), {}
@@ -86,15 +88,15 @@ def held_out(parts: list[FramePairs], sizes: list[int]) -> list[HeldOut]:
 
 
 def validation_pairs(experiment: Experiment, paths: list[Path]) -> FramePairs:
-    """`ENOUGH` pairs of the validation runs, or as many as there are; more if the settings say so.
+    """Load pairs of the validation runs: `ENOUGH`, or as many as there are.
 
-    The settings' number may be what one-step errors need, and is at least taken.
+    The number is at least `data.validation_pairs`.
     """
     data, found = experiment.data, []
     for path in (paths[run] for run in data.validation_runs if run < len(paths)):
         times = io.read_trajectory(path, 0, 2)[1]
         found.append(io.n_frames(path) - stride(data.time_step, float(times[1] - times[0])))
-    there = len(found) * min(found, default=0)  # as many are drawn from each
+    there = len(found) * min(found, default=0)  # equally many are drawn from each run
     n = max(data.validation_pairs, min(ENOUGH, there))
     changed = dataclasses.replace(experiment, data=dataclasses.replace(data, validation_pairs=n))
     return load_pairs(changed, paths, "validation")

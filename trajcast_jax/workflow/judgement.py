@@ -10,7 +10,7 @@ from trajcast_jax.reference import engine_speed, processor
 from trajcast_jax.workflow import folders
 
 LMAX = 2
-"""Sufficient for bond bending in crystals and covalent networks."""
+"""Order l of features that bond bending in crystals and covalent networks needs."""
 
 
 def conclude(experiment: Experiment, reports: list[dict], model: str | Path | None) -> int:
@@ -40,7 +40,7 @@ def conclude(experiment: Experiment, reports: list[dict], model: str | Path | No
 
 
 def missed(verdicts: list[dict]) -> set[str]:
-    """Names of the criteria that at least one forecast missed."""
+    """Return the names of the criteria that at least one forecast missed."""
     return {
         row["name"] for verdict in verdicts for row in verdict["criteria"] if row["passed"] is False
     }
@@ -53,7 +53,7 @@ def next_step(
     again = folders.command(experiment, "rollout")
     if passed is None:
         return (
-            "Next: make what is too short longer. A forecast goes on by "
+            "Next: extend what is too short. A forecast is continued by "
             f"{again} --resume --duration FS; a reference by "
             f"{folders.command(experiment, 'generate')} --runs N."
         )
@@ -65,13 +65,13 @@ def next_step(
     model = model or f"runs/{experiment.name}/train/best"
     if _lmax(model) < LMAX and names & {"mean temperature", "g(r)", "vibrational spectrum"}:
         return (
-            "Next: bonds that bend need lmax = 2. Train anew by "
+            "Next: bending bonds need lmax = 2. Train a new model by "
             f"{folders.command(experiment, 'train')} --out runs/{experiment.name}/lmax2 "
             f"--set model.lmax={LMAX}, or, if that has been tried, balance the model: "
             f"{_rounds(experiment, model)}"
         )
     rounds = _rounds(experiment, model)
-    return f"Next: let the model learn from states that its forecasts visit: {rounds}"
+    return f"Next: train the model on states that its forecasts visit: {rounds}"
 
 
 def _rounds(experiment: Experiment, model: str | Path) -> str:

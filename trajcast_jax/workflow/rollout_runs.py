@@ -1,4 +1,4 @@
-"""What a rollout is made from: its command line, kept beside it as run.json."""
+"""The command line and the settings of a rollout, which are stored beside it in run.json."""
 
 import dataclasses
 import datetime
@@ -18,34 +18,34 @@ from trajcast_jax.workflow.command_line import Reading, load, notes_printed, req
 
 @dataclasses.dataclass
 class Arguments:
-    """Forecasts a trajectory with a trained model, and holds it against the reference."""
+    """Forecast a trajectory with a trained model, and compare it with the reference."""
 
     experiment: tyro.conf.Positional[str]
     """Name of a TOML file in experiments/, or the path of one."""
     duration: float | None = None
-    """fs; by default the experiment's, and so are temperature and seed."""
+    """fs. The default is the setting of the experiment, also for temperature and seed."""
     temperature: float | None = None
     """K."""
     seed: int | None = None
-    """Of the thermostat, and of --thermalize."""
+    """Random seed of the thermostat and of --thermalize."""
     set: tuple[str, ...] = ()
-    """Other settings that differ from the file: rollout.every=5 rollout.ensemble=nve."""
+    """Other settings to replace: rollout.every=5 rollout.ensemble=nve."""
     checkpoint: Path | None = None
     """Folder of the model; by default the one that the package ships, or the best of training."""
     start: Path | None = None
     """File whose last frame is the start; by default the one that the package ships, or the last
     reference run."""
     thermalize: bool = False
-    """Draw the start velocities at the temperature instead of taking those of the start frame,
-    which may then be a structure alone (CIF, POSCAR, ...)."""
+    """Draw the start velocities at the temperature. The start frame needs no velocities then, so it
+    may be a structure (CIF, POSCAR, ...)."""
     replicas: int = 1
-    """Runs side by side, each with its own random numbers."""
+    """Number of runs side by side, each with its own random numbers."""
     temperatures: tuple[float, ...] = ()
-    """K, one for each replica, where they differ."""
+    """K, one for each replica, if they differ."""
     out: Path | None = None
-    """Folder to write; by default runs/<name>/rollout/<time>, with --resume the newest of these."""
+    """Output folder; by default runs/<name>/rollout/<time>, with --resume the newest of these."""
     resume: bool = False
-    """Go on with a rollout that was stopped, or make it longer by --duration."""
+    """Continue a rollout that was stopped, or make it longer by --duration."""
     extxyz: bool = False
     """Write the trajectory as extended XYZ too."""
     reading: Reading = ReadOptions()  # noqa: RUF009 (frozen)
@@ -54,7 +54,7 @@ class Arguments:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a rollout is made from; kept beside it as run.json."""
+    """Settings and files that a rollout is made from; stored in run.json."""
 
     experiment: Experiment
     checkpoint: str
@@ -67,7 +67,11 @@ class Run:
 
 
 def new_run(arguments: Arguments) -> tuple[Run, Path]:
-    """The run that is asked for and its folder, which must not hold another one."""
+    """Make a run from the command line; return it and its folder.
+
+    Raises:
+      ValueError: the folder holds a rollout already, or the options contradict each other.
+    """
     given = {"duration": arguments.duration, "temperature": arguments.temperature}
     given |= {"seed": arguments.seed}
     if arguments.temperatures:
@@ -101,7 +105,12 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
 
 
 def old_run(arguments: Arguments) -> tuple[Run, Path]:
-    """The run to go on with and its folder."""
+    """Read the run to continue; return it and its folder.
+
+    Raises:
+      ValueError: an option has no effect with --resume.
+      FileNotFoundError: the folder holds no rollout.
+    """
     allowed = {"experiment", "duration", "out", "resume", "extxyz"}
     for field in dataclasses.fields(arguments):
         if field.name not in allowed and getattr(arguments, field.name) != field.default:
@@ -144,19 +153,19 @@ def start_frame(run: Run) -> System:
 
 
 def replica_folders(run: Run, out: Path) -> list[Path]:
-    """The folder of every replica: `out` itself where there is one."""
+    """Return the folder of every replica; a single replica uses `out` itself."""
     count = len(run.temperatures)
     return [out] if count == 1 else [out / f"replica_{i:02d}" for i in range(count)]
 
 
 def read_run(path: Path) -> Run:
-    """The run that a run.json describes."""
+    """Read a run.json."""
     with reading(path):
         return from_dict(Run, load_json(path))
 
 
 def require_same(run: Run, out: Path) -> None:
-    """An error if the folder holds another rollout; its duration may be another."""
+    """Raise ValueError if the folder holds a rollout with other settings than the duration."""
     path = out / "run.json"
     if path.exists() and _but_duration(read_run(path)) != _but_duration(run):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Where a rollout goes on: at the last state to which its trajectories still have the frames.
+"""Find the state from which a rollout continues: the newest one whose frames are all stored.
 
-The state is written after the frames, so a kill leaves frames too many, which are cut. Where a
-file was cut short or a write was lost, there may be too few: then the state before the last is
-taken, or the start frame. All lead to the same frames, bit by bit on the same machine.
+The state is written after the frames. So a kill can leave additional frames, which are removed. If
+a file was cut short or a write was lost, frames can be missing. Then the rollout continues from the
+state before, or from the start frame. The frames are bit-identical in all cases on one machine.
 """
 
 import os
@@ -18,11 +18,11 @@ from trajcast_jax.workflow.rollout_runs import Run, replica_folders
 
 STATE, BEFORE = "state.npz", ".state_before.npz"
 DAMAGED = "damaged_trajectory.h5"
-"""Where a trajectory that cannot be read any more is put aside."""
+"""Name to which an unreadable trajectory is renamed."""
 
 
 def keep_state(out: Path, state: SimulatorState) -> None:
-    """Save the state; the one before it is kept too."""
+    """Save the state, and keep the state before it."""
     if (out / STATE).exists():
         os.replace(out / STATE, out / BEFORE)
     save_state(out / STATE, state)
@@ -31,10 +31,10 @@ def keep_state(out: Path, state: SimulatorState) -> None:
 def state_to_go_on_from(
     run: Run, out: Path, sim: Simulator, fresh: SimulatorState
 ) -> SimulatorState:
-    """The newest saved state to which all trajectories have the frames, else the fresh one.
+    """Load the newest saved state whose frames are in all trajectories; else return `fresh`.
 
     Raises:
-      ValueError: a state is one of another simulation.
+      ValueError: a state belongs to another simulation.
     """
     every, paths = run.experiment.rollout.every, replica_folders(run, out)
     problems = []
@@ -61,7 +61,7 @@ def state_to_go_on_from(
 
 
 def _frames(path: Path, problems: list[str]) -> int:
-    """Complete frames in a trajectory; −1 if it cannot be read."""
+    """Return the number of complete frames of a trajectory; −1 if it cannot be read."""
     if not path.exists():
         return 0
     try:

@@ -1,4 +1,4 @@
-"""Stopping a command by Ctrl-C or SIGTERM: what is done is saved, and one is told how to go on."""
+"""Stop a command by Ctrl-C or SIGTERM: save its results, and say how to continue."""
 
 import signal
 import sys
@@ -9,14 +9,14 @@ from types import FrameType
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as queues and operating systems send it before they kill a process."""
+    """SIGTERM, which queues and operating systems send before they kill a process."""
 
 
 _RAISED = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: TerminatedError}
 
 
 def heed_termination() -> None:
-    """Let SIGTERM stop this process as Ctrl-C does, instead of ending it at once."""
+    """Make SIGTERM stop this process as Ctrl-C does. By default it would end it at once."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _raise)
 
@@ -26,20 +26,20 @@ def _raise(number: int, frame: FrameType | None = None) -> None:
 
 
 def exit_status(stopped: KeyboardInterrupt) -> int:
-    """The exit status that shells know: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Return the usual exit status of shells: 130 after Ctrl-C, 143 after SIGTERM."""
     number = signal.SIGTERM if isinstance(stopped, TerminatedError) else signal.SIGINT
     return 128 + number
 
 
 def stopped(error: KeyboardInterrupt, how_to_go_on: str) -> int:
-    """Say how to go on, and give the exit status."""
+    """Print how to continue, and return the exit status."""
     print(f"\nStopped. {how_to_go_on}", file=sys.stderr)
     return exit_status(error)
 
 
 @contextmanager
 def telling(how_to_go_on: str) -> Iterator[None]:
-    """Say how to go on if the `with` block is stopped."""
+    """Print how to continue if the `with` block is stopped."""
     try:
         yield
     except KeyboardInterrupt:
@@ -49,9 +49,9 @@ def telling(how_to_go_on: str) -> Iterator[None]:
 
 @contextmanager
 def between_chunks() -> Iterator[Callable[[], None]]:
-    """Hold back Ctrl-C and SIGTERM; the function that is yielded raises them where it is called.
+    """Delay Ctrl-C and SIGTERM until the yielded function is called, which then raises them.
 
-    A second one is not held back.
+    A second signal is raised at once.
     """
     received: list[int] = []
 
