@@ -6,6 +6,7 @@ import numpy as np
 
 from trajcast_jax.io.checks import Frames, check_frames, unwrap_positions
 from trajcast_jax.io.clock import split
+from trajcast_jax.io.files import is_compressed, suffix
 from trajcast_jax.io.formats import read_ase
 from trajcast_jax.io.gromacs import read_gro
 from trajcast_jax.io.h5md_layouts import read_layout
@@ -15,6 +16,7 @@ from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording
 from trajcast_jax.io.topologies import TRAJECTORIES, read_with_topology
 from trajcast_jax.io.xyz import read_xyz, tells_more
+from trajcast_jax.io.xyz_text import SUFFIXES
 
 H5MD_SUFFIXES = (".h5", ".h5md", ".hdf5")
 
@@ -36,8 +38,10 @@ def record(
 
 def _read(path: Path, selection: slice | int, options: ReadOptions, still: bool) -> Recording:
     """Read a file by the reader of its format."""
-    hdf5, dump = path.suffix in H5MD_SUFFIXES, is_dump(path)
-    xyz = path.suffix in (".xyz", ".extxyz")
+    ending = suffix(path)
+    hdf5, dump, xyz = ending in H5MD_SUFFIXES, is_dump(path), ending in SUFFIXES
+    if is_compressed(path) and (hdf5 or ending in (".gro", ".traj", *TRAJECTORIES)):
+        raise ValueError(f"{path} is compressed; unpack it first (gunzip, unxz or bunzip2).")
     for name, useful in (("units", hdf5 or dump), ("velocities", xyz), ("topology", not hdf5)):
         if getattr(options, name) and not useful:
             raise ValueError(
@@ -47,9 +51,9 @@ def _read(path: Path, selection: slice | int, options: ReadOptions, still: bool)
         return read_layout(path, selection, options, still)
     if dump and options.topology is None:
         return read_dump(path, selection, options, still)
-    if path.suffix == ".gro" and options.topology is None:
+    if ending == ".gro" and options.topology is None:
         return read_gro(path, selection, options, still)
-    if options.topology is not None or path.suffix.lower() in TRAJECTORIES:
+    if options.topology is not None or ending in TRAJECTORIES:
         return read_with_topology(path, selection, options, still)
     if options.velocities is not None or tells_more(path):
         return read_xyz(path, selection, options, still)

@@ -10,10 +10,12 @@ from ase.io.formats import UnknownFileTypeError
 from jaxtyping import Float
 
 from trajcast_jax.io.checks import PLAUSIBLE_TEMPERATURES, temperatures_in
+from trajcast_jax.io.files import open_text, suffix
 from trajcast_jax.io.options import ReadOptions
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
 from trajcast_jax.io.species import TINY, Elements, check_masses, from_labels, from_names
-from trajcast_jax.io.xyz import one_clock, readable
+from trajcast_jax.io.xyz import one_clock
+from trajcast_jax.io.xyz_text import SUFFIXES, readable
 from trajcast_jax.system import System
 from trajcast_jax.units import ASE_FEMTOSECOND, VELOCITY_UNITS
 
@@ -127,11 +129,11 @@ def _select(path: Path, index: int | slice, options: ReadOptions):
 def _read_atoms(path: Path, index: int | slice, options: ReadOptions) -> list[Atoms]:
     """Read the selected frames with ASE, or raise an error that says why it cannot."""
     source, isotopes = path, None
-    if path.suffix in (".xyz", ".extxyz"):
+    if suffix(path) in SUFFIXES:
         source, isotopes = readable(path, options)
     try:
         # An @ in a name would otherwise end the name.
-        known = {} if isotopes is None else {"format": "extxyz"}
+        known = {} if source is path else {"format": "extxyz"}
         frames = ase.io.read(source, index=index, do_not_split_by_at_sign=True, **known)
     except UnknownFileTypeError as error:
         raise ValueError(
@@ -197,7 +199,7 @@ def _elements(atoms: Atoms, options: ReadOptions, path: Path) -> Elements:
     types = atoms.arrays.get("type")
     masses = atoms.arrays.get("masses")
     numbered = types is not None and np.array_equal(np.asarray(types), atoms.numbers)
-    if path.suffix.lower() in (".pdb", ".ent") and not _names_elements(path):
+    if suffix(path) in (".pdb", ".ent") and not _names_elements(path):
         names = atoms.arrays.get("atomtypes", np.array(atoms.get_chemical_symbols()))
         residues = atoms.arrays.get("residuenames", np.array([""] * len(atoms)))
         return from_names([str(n) for n in names], [str(r) for r in residues], options, path)
@@ -221,7 +223,8 @@ def _elements(atoms: Atoms, options: ReadOptions, path: Path) -> Elements:
 
 def _names_elements(path: Path) -> bool:
     """Whether all atoms of a PDB file have the columns of their element; ASE guesses without."""
-    rows = [x for x in path.read_text().splitlines() if x.startswith(("ATOM", "HETATM"))]
+    with open_text(path) as file:
+        rows = [x for x in file if x.startswith(("ATOM", "HETATM"))]
     return all(row[76:78].strip() for row in rows)
 
 
@@ -255,7 +258,7 @@ def _velocity_unit(atoms: Atoms, options: ReadOptions, path: Path) -> str:
 
 def _cure(path: Path) -> str:
     """What to do about a file without velocities."""
-    if "XDATCAR" in path.name or path.suffix == ".xml" or "OUTCAR" in path.name:
+    if "XDATCAR" in path.name or suffix(path) == ".xml" or "OUTCAR" in path.name:
         return (
             "VASP writes none along a run into XDATCAR, OUTCAR and vasprun.xml. Run VASP by ASE's "
             "molecular dynamics, whose .traj file has them; a start at rest is read with still "

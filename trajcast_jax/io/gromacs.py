@@ -7,7 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from trajcast_jax.io.options import ReadOptions, note
-from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.recording import (
+    Recording,
+    decide_cell,
+    select,
+    without_cut,
+    without_massless,
+)
 from trajcast_jax.io.species import from_names
 from trajcast_jax.units import VELOCITY_UNITS
 
@@ -36,14 +42,8 @@ def read_gro(
       ValueError: the file is damaged, has no velocities, or its atoms or cell change.
     """
     frames = _frames(path)
-    index = np.arange(len(frames))[selection] if isinstance(selection, slice) else None
-    if index is None:
-        if not -len(frames) <= selection < len(frames):
-            raise IndexError(f"Frame {selection} is not in {path}, which has {len(frames)} frames.")
-        index = np.array([selection % len(frames)])
+    index = np.array(select(range(len(frames)), selection, path))
     chosen = [frames[i] for i in index]
-    if not chosen:
-        raise ValueError(f"{path} has none of the frames that were asked for, but {len(frames)}.")
     first = chosen[0]
     for i, frame in zip(index, chosen, strict=True):
         if frame.names != first.names or not np.allclose(frame.cell, first.cell, atol=1e-3):
@@ -80,7 +80,8 @@ def read_gro(
 
 def _frames(path: Path) -> list[_Frame]:
     """All frames; a last one that is cut short is left out, with a word."""
-    lines, start, frames = path.read_text().splitlines(), 0, []
+    text = path.read_text()
+    lines, start, frames = text.splitlines(), 0, []
     while start < len(lines) and "".join(lines[start:]).strip():
         try:
             n = int(lines[start + 1])
@@ -95,6 +96,9 @@ def _frames(path: Path) -> list[_Frame]:
         start += n + 3
     if not frames:
         raise ValueError(f"{path} has no frames.")
+    if start == len(lines) and not text.endswith("\n"):  # of a cell that may have lost numbers
+        without_cut(len(frames) - 1, path)
+        frames.pop()
     return frames
 
 

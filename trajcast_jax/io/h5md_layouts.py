@@ -14,7 +14,7 @@ import numpy as np
 from trajcast_jax.io.checks import other_units
 from trajcast_jax.io.h5md import open_h5md, require_stored
 from trajcast_jax.io.options import ReadOptions
-from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
 from trajcast_jax.io.species import (
     Elements,
     check_masses,
@@ -60,12 +60,7 @@ def read_layout(
         file.visititems(_require_stored)  # before memory is asked for
         names = _groups(file, path, still)
         length = min(_length(file["particles"][name], still) for name in names)
-        if isinstance(selection, int):
-            if not -length <= selection < length:
-                raise IndexError(f"Frame {selection} is not in {path}, which has {length} frames.")
-            index = np.array([selection % length])
-        else:
-            index = np.arange(length)[selection]
+        index = np.array(select(range(length), selection, path))
         groups = [_group(file["particles"][name], index, path, still) for name in names]
         first = file["particles"][names[0]]
         scale, unit = _scales(first, groups, options, path, still)

@@ -1,13 +1,14 @@
 """The text of LAMMPS's dumps, frame by frame, complete or cut short: docs.lammps.org/dump.html."""
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from trajcast_jax.io.files import DAMAGED, is_whole, open_text
 from trajcast_jax.io.options import note
+from trajcast_jax.io.recording import select as select_frames
 
 
 class Frame(NamedTuple):
@@ -26,22 +27,18 @@ class Frame(NamedTuple):
 def is_dump(path: Path) -> bool:
     """Whether a file is a text dump, by how it begins."""
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             return file.readline(200).startswith("ITEM:")
-    except (OSError, EOFError, UnicodeDecodeError):
+    except DAMAGED:
         return False
-
-
-def _open(path: Path):
-    return gzip.open(path, "rt") if path.suffix == ".gz" else open(path)
 
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a file; one that was cut short just ends."""
-    with _open(path) as file:
+    with open_text(path) as file:
         try:
             yield from file
-        except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        except DAMAGED as error:
             note(f"{path} is damaged or cut short ({error}); it was read up to there.")
 
 
@@ -96,7 +93,7 @@ def _one(lines: Iterator[str], line: str, number: int):
         line = next(lines, "")
     line = line[max(0, line.find("ITEM:")) :]  # what was appended to a line that was cut short
     whole = len(rows) == count and all(len(r.split()) >= len(columns) for r in rows[-1:])
-    whole = whole and (rows[-1].endswith("\n") or number == 0)
+    whole = whole and is_whole(rows)
     if not whole:
         return None, _next_frame(lines, line)
     return Frame(number, step, time, units, flags, box, columns, rows), line
@@ -128,14 +125,8 @@ def select(path: Path, selection: slice | int) -> list[Frame]:
         frames, selection = ([chosen] if chosen else []), 0
     if not frames:
         one = isinstance(asked, int) and asked != -1
-        raise (IndexError if one else ValueError)(f"{path} has no such frame that is complete.")
-    if isinstance(selection, int):
-        if not -len(frames) <= selection < len(frames):
-            raise IndexError(f"Frame {selection} is not in {path}, which has {len(frames)} frames.")
-        return [frames[selection]]
-    if not frames[selection]:
-        raise ValueError(
-            f"{path} has no frames from {selection.start} to {selection.stop}, for it has "
-            f"{len(frames)}; select frames that it has."
+        raise (IndexError if one else ValueError)(
+            f"{path} has no such frame that is complete; one whose last line does not end may lack "
+            "digits: if it is whole, end that line."
         )
-    return frames[selection]
+    return select_frames(frames, selection, path)

@@ -35,6 +35,40 @@ class Recording(NamedTuple):
     """What to do about a wrong unit, in a file of this format."""
 
 
+def select(frames: Sequence, selection: slice | int, path: Path) -> list:
+    """The selected ones of all frames of a file, or of their numbers.
+
+    Raises:
+      IndexError: there is no such frame.
+      ValueError: no frame is selected.
+    """
+    if isinstance(selection, int):
+        if not -len(frames) <= selection < len(frames):
+            raise IndexError(f"Frame {selection} is not in {path}, which has {len(frames)} frames.")
+        return [frames[selection]]
+    if not frames[selection]:
+        raise ValueError(
+            f"{path} has no frames from {selection.start} to {selection.stop}, for it has "
+            f"{len(frames)}; select frames that it has."
+        )
+    return list(frames[selection])
+
+
+def without_cut(n_whole: int, path: Path) -> None:
+    """A word on a last frame that is left out, for it may be cut short; `n_whole` are before it.
+
+    Raises:
+      ValueError: there is no other.
+    """
+    if not n_whole:
+        raise ValueError(
+            f"{path} ends in the middle of a line, so that its only frame may be cut short and "
+            "its last number may lack digits; if it is whole, end its last line (echo >> "
+            f"{path.name})."
+        )
+    note(f"{path}: frame {n_whole}, the last, is cut short (by a killed run?) and was left out.")
+
+
 def without_massless(recording: Recording, path: Path) -> Recording:
     """Leave out the sites without mass (species 0), with a word.
 

@@ -1,12 +1,14 @@
 """Read trajectories that need a second file for their atoms, by MDAnalysis (extra `formats`)."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from trajcast_jax.io.options import ReadOptions, note
-from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
 from trajcast_jax.io.species import Elements, from_masses, from_names, from_symbols
 from trajcast_jax.units import VELOCITY_UNITS
 
@@ -93,18 +95,30 @@ def _topology(path: Path):
         ) from error
 
 
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the many types of errors that MDAnalysis raises into one."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"MDAnalysis cannot read {path} ({type(error).__name__}: {error}); is it complete, and "
+            "of the atoms of its topology?"
+        ) from error
+
+
 def _read(path: Path, selection: slice | int, atoms, still: bool):
     """Numbers of the frames and their arrays: Å, Å/ps, ps."""
-    mda = _mdanalysis()
-    known = {} if atoms is None else {"n_atoms": len(atoms)}
     found = {"positions": [], "velocities": [], "times": [], "cells": []}
     numbers, without = [], 0
-    try:
-        reader = mda.coordinates.core.get_reader_for(str(path))(str(path), **known)
-        n = len(reader)
-        if isinstance(selection, int) and not -n <= selection < n:
-            raise IndexError(f"Frame {selection} is not in {path}, which has {n} frames.")
-        chosen = range(n)[selection] if isinstance(selection, slice) else [range(n)[selection]]
+    known = {} if atoms is None else {"n_atoms": len(atoms)}
+    with _readable(path):
+        reader = _mdanalysis().coordinates.core.get_reader_for(str(path))(str(path), **known)
+        length = len(reader)
+    chosen = select(range(length), selection, path)
+    with _readable(path):
         for i in chosen:
             frame = reader[i]
             if (not still and not frame.has_velocities) or not frame.has_positions:
@@ -118,13 +132,6 @@ def _read(path: Path, selection: slice | int, atoms, still: bool):
             cell = frame.dimensions
             cell = np.zeros((3, 3)) if cell is None else frame.triclinic_dimensions
             found["cells"].append(np.array(cell, np.float64))
-    except (IndexError, ImportError):
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"MDAnalysis cannot read {path} ({type(error).__name__}: {error}); is it complete, and "
-            "of the atoms of its topology?"
-        ) from error
     if not numbers:
         raise ValueError(
             f"{path} has no frames with positions and velocities among those asked for; write both "

@@ -1,25 +1,18 @@
 """XYZ files whose comment lines ASE does not understand: CP2K, DFTB+, i-PI, pairs of files."""
 
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from ase.cell import Cell
-from ase.data import chemical_symbols
 
 from trajcast_jax.io.checks import other_units
+from trajcast_jax.io.files import DAMAGED, open_text, suffix
 from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
-from trajcast_jax.io.species import (
-    ISOTOPES,
-    Elements,
-    from_labels,
-    from_numbers,
-    from_text,
-)
+from trajcast_jax.io.species import Elements, from_labels, from_numbers, from_text
+from trajcast_jax.io.xyz_text import SUFFIXES, Frame, selected
 from trajcast_jax.units import BOHR, VELOCITY_UNITS
 
 LATTICE = re.compile(r'Lattice="((?:\s*[-+.\dEe]+){9})\s*"')
@@ -39,66 +32,15 @@ IPI_VELOCITIES = {"atomic_unit": "bohr/atu", "automatic": "bohr/atu", "m/s": "m/
 """Our name of i-PI's units of velocity."""
 
 
-class _Frame(NamedTuple):
-    number: int
-    comment: str
-    symbols: list[str]
-    values: np.ndarray  # (atom, column)
-
-
-def readable(path: Path, options: ReadOptions):
-    """What ASE can read of an XYZ file, and masses (atom,) of isotopes (0: default).
-
-    D and T are written as H, numbers and names as their elements; the masses are None if nothing
-    had to be rewritten, and the file itself is returned.
-    """
-    labels = _first_labels(path)
-    numbers = labels and all(label.isdigit() for label in labels)
-    named = not set(labels) <= {*chemical_symbols, *ISOTOPES}
-    if not numbers and not named and not set(labels) & set(ISOTOPES):
-        return path, None
-    if numbers:
-        found = from_numbers([int(x) for x in labels], options, path)
-    elif named and options.species:
-        found = from_labels(labels, options, path, kind="name")
-    else:
-        found = from_text(labels, path)
-    lines, n = path.read_text().splitlines(), len(labels)
-    for start in range(0, len(lines), n + 2):
-        for k, i in enumerate(range(start + 2, min(start + 2 + n, len(lines)))):
-            label, *rest = lines[i].split(maxsplit=1) or [""]
-            if label != labels[k]:
-                raise ValueError(
-                    f"Line {i + 1} of {path} begins with '{label}', but that atom is {labels[k]} "
-                    "in the first frame; a trajectory must keep its atoms and their order."
-                )
-            lines[i] = " ".join([chemical_symbols[found.species[k]], *rest])
-    special = np.array([x in ISOTOPES for x in labels])
-    return io.StringIO("\n".join(lines) + "\n"), np.where(special, found.masses, 0.0)
-
-
-def _first_labels(path: Path) -> list[str]:
-    """The first words of the atoms' lines of the first frame, if they are species."""
-    try:
-        with open(path) as file:
-            n = int(file.readline())
-            comment = file.readline()
-            if "Properties=" in comment and "Properties=species" not in comment:
-                return []
-            return [file.readline().split(maxsplit=1)[0] for _ in range(n)]
-    except (OSError, ValueError, IndexError, UnicodeDecodeError):
-        return []
-
-
 def tells_more(path: Path) -> bool:
     """Whether an XYZ file has comment lines of DFTB+ or i-PI, which ASE does not understand."""
-    if path.suffix not in (".xyz", ".extxyz"):
+    if suffix(path) not in SUFFIXES:
         return False
     try:
-        with open(path) as file:
+        with open_text(path) as file:
             file.readline()
             comment = file.readline()
-    except UnicodeDecodeError:
+    except DAMAGED:
         return False
     return bool(DFTB.search(comment) or IPI_CELL.search(comment))
 
@@ -112,7 +54,7 @@ def read_xyz(
       IndexError: there is no such frame.
       ValueError: the files differ, there are no velocities, or a unit or the cell is left open.
     """
-    frames = _selected(path, selection)
+    frames = selected(path, selection)
     first = frames[0]
     length = LENGTHS[_ipi_unit(first, path, "positions", LENGTHS) or "angstrom"]
     positions = length * np.stack([f.values[:, :3] for f in frames])
@@ -144,50 +86,7 @@ def read_xyz(
     return without_massless(recording, path)
 
 
-def _frames(path: Path) -> Iterator[_Frame]:
-    """All complete frames; the last is left out, with a word, if it is cut short."""
-    with open(path) as file:
-        number = 0
-        while (head := file.readline()).strip():
-            try:
-                n = int(head)
-                comment = file.readline()
-                rows = [file.readline().split() for _ in range(n)]
-                values = np.array([[float(x) for x in row[1:]] for row in rows])
-            except ValueError as error:
-                if not file.read(1):
-                    note(f"{path}: the last frame is cut short and was left out.")
-                    return
-                raise ValueError(f"Frame {number} of {path} cannot be read: {error}.") from error
-            if values.ndim != 2 or values.shape[1] < 3:
-                note(f"{path}: frame {number} is cut short and was left out.")
-                return
-            yield _Frame(number, comment, [row[0] for row in rows], values)
-            number += 1
-
-
-def _selected(path: Path, selection: slice | int) -> list[_Frame]:
-    frames = list(_frames(path))
-    if isinstance(selection, int):
-        if not -len(frames) <= selection < len(frames):
-            raise IndexError(f"Frame {selection} is not in {path}, which has {len(frames)} frames.")
-        return [frames[selection]]
-    if not frames[selection]:
-        raise ValueError(
-            f"{path} has no frames from {selection.start} to {selection.stop}; select frames that "
-            "it has."
-        )
-    chosen = frames[selection]
-    for frame in chosen:
-        if frame.symbols != chosen[0].symbols:
-            raise ValueError(
-                f"Frame {frame.number} of {path} has other atoms than the first; a trajectory must "
-                "keep its atoms and their order."
-            )
-    return chosen
-
-
-def _elements(first: _Frame, options: ReadOptions, path: Path) -> Elements:
+def _elements(first: Frame, options: ReadOptions, path: Path) -> Elements:
     if all(s.isdigit() for s in first.symbols):
         return from_numbers([int(s) for s in first.symbols], options, path)
     if options.species:
@@ -211,7 +110,7 @@ def _raw_velocities(frames, selection, options: ReadOptions, path: Path):
 
 def _of_second_file(frames, selection, options: ReadOptions, path: Path):
     other = Path(options.velocities)
-    moving = _selected(other, selection)
+    moving = selected(other, selection)
     if len(moving) != len(frames) or moving[0].symbols != frames[0].symbols:
         raise ValueError(
             f"{other} has {len(moving)} frames of {len(moving[0].symbols)} atoms, but {path} has "
@@ -238,7 +137,7 @@ def _of_second_file(frames, selection, options: ReadOptions, path: Path):
     return raw, unit
 
 
-def _ipi_unit(frame: _Frame, path: Path, quantity: str, known) -> str:
+def _ipi_unit(frame: Frame, path: Path, quantity: str, known) -> str:
     """The unit that i-PI's comment line gives a quantity; "" of other programs' files."""
     if not IPI_CELL.search(frame.comment):
         return ""
@@ -269,7 +168,7 @@ def one_clock(told: Sequence, numbers: Sequence[int], path: Path, name: str) -> 
     return not missing
 
 
-def _clock(frames: list[_Frame], path: Path):
+def _clock(frames: list[Frame], path: Path):
     """Steps and times (fs) of the frames, as far as the comment lines tell."""
     found = [CP2K.search(f.comment) for f in frames]
     if all(found):
@@ -307,7 +206,7 @@ def _periodic(comment: str, path: Path) -> bool | None:
     return True if flags[0] else None
 
 
-def _cell(frames: list[_Frame], options: ReadOptions, path: Path) -> np.ndarray | None:
+def _cell(frames: list[Frame], options: ReadOptions, path: Path) -> np.ndarray | None:
     found = [LATTICE.search(f.comment) for f in frames]
     if all(found):
         cells = np.array([m.group(1).split() for m in found], float).reshape(-1, 3, 3)
