@@ -196,3 +196,78 @@ def test_steps_and_times_must_agree(tmp_path):
                     group[f"{name}/{part}"].attrs["unit"] = unit
     with pytest.warns(FileNote, match="1 doubled frame"):
         assert_read(path)
+
+
+def shortened(path, part, n, clock=True, group="particles/all"):
+    """Only the first n frames of a part of what is stored; without its clock if asked for."""
+    with h5py.File(path, "a") as file:
+        element = file[f"{group}/{part}"]
+        for name in ("value", "step", "time"):
+            attributes, data = dict(element[name].attrs), element[name][:n]
+            del element[name]
+            if clock or name == "value":
+                element[name] = data
+                element[name].attrs.update(attributes)
+    return path
+
+
+def test_fewer_velocities_than_positions(tmp_path):
+    _, v = motion(20)
+    path = shortened(write_h5md(tmp_path / "a.h5", Z), "velocity", 12)
+    with pytest.warns(
+        FileNote, match=r"12 frames in /particles/all/velocity, but 20 in .*left out"
+    ):
+        run, times = io.read_trajectory(path)
+    np.testing.assert_allclose(run.velocities, v[:12], atol=1e-7)
+    np.testing.assert_allclose(times, 10.0 * np.arange(12))
+    with pytest.warns(FileNote):
+        np.testing.assert_allclose(io.read(path).velocities, v[11], atol=1e-7)
+    shortened(path, "velocity", 12, clock=False)
+    with pytest.raises(ValueError, match=r"12 frames in .* not tell the steps of both"):
+        io.read_trajectory(path)
+    assert io.read(path, still=True).positions.shape == (54, 3)  # all 20 frames have positions
+    path = write_h5md(tmp_path / "b.h5", Z)
+    with h5py.File(path, "a") as file:  # the first velocity was not written
+        velocity = file["particles/all/velocity"]
+        value = velocity["value"][1:]
+        del velocity["value"]
+        velocity["value"] = value
+        velocity["value"].attrs["unit"] = "Angstrom ps-1"
+        for name in ("step", "time"):
+            clock = velocity[name][1:]
+            del velocity[name]
+            velocity[name] = clock
+    with (
+        pytest.raises(ValueError, match=r"velocities at different steps \(frame 0: step 0 and 10"),
+        pytest.warns(FileNote),
+    ):
+        io.read_trajectory(path)
+
+
+def test_velocities_of_other_steps_far_from_the_start(tmp_path):
+    path = write_h5md(tmp_path / "run.h5", Z)
+    with h5py.File(path, "a") as file:
+        for name, later in (("position", 0), ("velocity", 10)):
+            group = file[f"particles/all/{name}"]
+            group["step"][...] = 1_000_000 + later + 10 * np.arange(20)
+            group["time"][...] = 1000.0 + 1e-3 * (later + 10 * np.arange(20))
+    with pytest.raises(
+        ValueError, match=r"different steps \(frame 0: step 1e\+06 and 1.00001e\+06"
+    ):
+        io.read_trajectory(path)
+
+
+def test_images_of_other_steps_and_groups_of_other_units(tmp_path):
+    path = write_h5md(tmp_path / "a.h5", Z, images=True)
+    with h5py.File(path, "a") as file:
+        for name in ("step", "time"):
+            file[f"particles/all/image/{name}"][...] *= 2
+    with pytest.raises(ValueError, match="stores positions and images at different steps"):
+        io.read_trajectory(path)
+    path = write_h5md(tmp_path / "b.h5", Z, groups=("Silicon", "oxygen"))
+    with h5py.File(path, "a") as file:
+        file["particles/oxygen/position/value"].attrs["unit"] = "nm"
+    with pytest.raises(
+        ValueError, match=r"in several units \(Angstrom in 'Silicon', nm in 'oxygen'"
+    ):
+        io.read_trajectory(path)

@@ -1,5 +1,8 @@
 """Reading trajectories: bad and foreign input is converted, or refused in one clear sentence."""
 
+import threading
+import time
+
 import ase.io
 import ase.units
 import h5py
@@ -9,6 +12,7 @@ from ase import Atoms
 from trajectories import CELL, SPECIES, assert_same, make_trajectory, part, write, write_ase
 
 from trajcast_jax import io
+from trajcast_jax.io import h5md, locks
 
 
 def edit_frame(number, change):
@@ -191,6 +195,31 @@ def test_a_damaged_file_of_a_dead_writer_is_an_error_at_once(tmp_path):
         path.write_bytes(mutant)
         with pytest.raises(ValueError, match=r"live\.h5 cannot be (read|opened)"):
             io.read_trajectory(path)
+
+
+def test_a_damaged_file_of_a_living_writer_is_an_error_after_a_while(tmp_path, monkeypatch):
+    trajectory, _ = make_trajectory()
+    path = tmp_path / "live.h5"
+    with io.H5MDWriter(path, trajectory, 10.0) as writer:
+        for _ in range(3):
+            writer.append(trajectory)
+        assert_same(io.read_trajectory(path, stop=20)[0], trajectory)
+        content = path.read_bytes()
+    monkeypatch.setattr(h5md, "PATIENCE", 0.3)
+    with locks.locked(path, "is being written"):
+        for at in (291, 437, 1051, 1846):
+            mutant = bytearray(content)
+            mutant[at] ^= 4
+            path.write_bytes(mutant)
+            start = time.monotonic()
+            with pytest.raises(ValueError, match=r"live\.h5 cannot be (read|opened)"):
+                io.read_trajectory(path)
+            assert 0.2 < time.monotonic() - start < 5
+        path.write_bytes(mutant)
+        mend = threading.Timer(0.1, path.write_bytes, (content,))  # what was half written is whole
+        mend.start()
+        assert io.n_frames(path) == 60
+        mend.join()
 
 
 def test_a_file_that_claims_to_be_huge_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from trajcast_jax.io.checks import Frames, check_frames
 from trajcast_jax.io.files import atomic_write, existing_file
 from trajcast_jax.io.foreign import H5MD_SUFFIXES, read_frame, read_runs
 from trajcast_jax.io.formats import write_extxyz
-from trajcast_jax.io.h5md import OURS, h5md_length, open_h5md, read_h5md, read_h5md_observables
+from trajcast_jax.io.h5md import h5md_length, is_ours, read_h5md, read_h5md_observables
 from trajcast_jax.io.h5md_writer import H5MDWriter
 from trajcast_jax.io.locks import locked
 from trajcast_jax.io.npz import read_npz
@@ -66,7 +66,7 @@ def read(
     if not -length <= index < length:
         raise IndexError(f"Frame {index} is not in {path}, which has {length} frames.")
     start = index % length
-    frames, _ = read_h5md(path, slice(start, start + 1))
+    frames = read_h5md(path, slice(start, start + 1))
     if still:
         frames = frames._replace(velocities=0 * frames.velocities, velocity_unit="")
     return _system(check_frames(frames, path, trusted=True), 0)
@@ -131,7 +131,7 @@ def _runs(path, start: int, stop: int | None, every: int, options: ReadOptions):
             raise ValueError("Give the frames by start, stop, every or by options, not both.")
         selection = options.frames
     if _is_ours(path):
-        frames, _ = read_h5md(path, selection)
+        frames = read_h5md(path, selection)
         found, gaps = [check_frames(frames, path, trusted=True)], []
         _require_spacing(frames.times, selection.step, options.time_step, path)
     else:
@@ -164,10 +164,7 @@ def _with_time_step(options: ReadOptions, time_step: float | None) -> ReadOption
 
 def _is_ours(path: Path) -> bool:
     """Whether trajcast_jax wrote the file."""
-    if path.suffix not in H5MD_SUFFIXES:
-        return False
-    with open_h5md(path) as file:
-        return OURS in file
+    return path.suffix in H5MD_SUFFIXES and is_ours(path)
 
 
 @reads

@@ -6,24 +6,24 @@ for molecular trajectories. Files that trajcast_jax writes have an additional gr
 `trajcast_jax` with the number of complete frames.
 """
 
-from collections.abc import Mapping
+import functools
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
-from ase.data import atomic_masses
 
-from trajcast_jax.io.checks import Frames, unwrap_positions
-from trajcast_jax.io.h5md_dead import open_closed
+from trajcast_jax.io.checks import Frames
+from trajcast_jax.io.h5md_flag import open_closed
 from trajcast_jax.io.locks import is_locked
 from trajcast_jax.io.npz import ALWAYS
 from trajcast_jax.reading import reads
 
-TO_ANGSTROM = {"Angstrom": 1.0, "nm": 10.0}
-TO_ANGSTROM_PER_FS = {"Angstrom fs-1": 1.0, "Angstrom ps-1": 1e-3, "nm ps-1": 1e-2}
-TO_FS = {"fs": 1.0, "ps": 1e3}
 OURS = "trajcast_jax"
 N_FRAMES = f"{OURS}/n_frames"
+PATIENCE = 2.0
+"""Seconds for which a part that does not fit may be what a living writer is changing just now."""
 
 
 def elements(file) -> list[str]:
@@ -47,6 +47,10 @@ def n_complete(file) -> int:
     there = [len(particles[name]) for name in elements if name in particles]
     if N_FRAMES in file:
         count = int(file[N_FRAMES][()])
+        if count > min(there, default=0):  # a writer may have added frames since it was opened
+            for name in series(file):
+                file[name].refresh()
+            there = [len(particles[name]) for name in elements if name in particles]
         if not 0 <= count <= min(there, default=0):
             raise ValueError(
                 f"it counts {count} frames, but {min(there, default=0)} are stored; it is damaged"
@@ -57,8 +61,30 @@ def n_complete(file) -> int:
     return min(there)
 
 
+def patient(function: Callable) -> Callable:
+    """Decorate what reads the file at a path: as long as that is being written, try again.
+
+    HDF5's own mode for that, SWMR, tries for ever, so that a damaged file would never be an error.
+    """
+
+    @functools.wraps(function)
+    def read(path, *arguments, **named):
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return function(path, *arguments, **named)
+            except Exception:
+                if time.monotonic() > end or not (is_being_written(path) and is_locked(path)):
+                    raise
+            time.sleep(0.02)
+
+    return read
+
+
 def open_h5md(path: Path) -> h5py.File:
     """Open a file for reading, also while it is written or after its writer was killed.
+
+    What reads a file that may be being written is decorated by `patient`.
 
     Raises:
       ValueError: the file is truncated or not HDF5.
@@ -67,10 +93,7 @@ def open_h5md(path: Path) -> h5py.File:
         if not is_being_written(path):
             return h5py.File(path, "r", locking=False)
         _require_whole(path)
-        if is_locked(path):
-            file = h5py.File(path, "r", swmr=True, locking=False)
-        else:
-            file = open_closed(path)
+        file = open_closed(path)
         if _end_of_frames(file) <= path.stat().st_size:
             return file
         file.close()
@@ -81,11 +104,7 @@ def open_h5md(path: Path) -> h5py.File:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a writer has the file open or was killed, from a flag in the superblock (version 3).
-
-    Only files of a living writer are opened in SWMR mode, which waits for a part that does not fit
-    to be mended. In other files, it is damage and must raise errors.
-    """
+    """Whether a writer has the file open or was killed, from a flag in its superblock (of v. 3)."""
     with open(path, "rb") as file:
         head = file.read(12)
     return head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[11] & 4 != 0
@@ -115,7 +134,15 @@ def _end_of_frames(file) -> int:
     return max(ends)
 
 
+@patient
+def is_ours(path: Path) -> bool:
+    """Whether trajcast_jax wrote the file."""
+    with open_h5md(path) as file:
+        return OURS in file
+
+
 @reads
+@patient
 def h5md_length(path: Path) -> int:
     """Number of complete frames in the file."""
     with open_h5md(path) as file:
@@ -125,6 +152,7 @@ def h5md_length(path: Path) -> int:
 
 
 @reads
+@patient
 def h5md_metadata(path: Path) -> dict[str, str]:
     """Read the texts that were given to the writer as `metadata`."""
     with open_h5md(path) as file:
@@ -133,40 +161,35 @@ def h5md_metadata(path: Path) -> dict[str, str]:
 
 
 @reads
-def read_h5md(path: Path, selection: slice) -> tuple[Frames, bool]:
-    """Read the selected frames; also return whether trajcast_jax wrote the file.
-
-    In files of other programs, the first particle group is read, units must be stated, and
-    positions are unwrapped.
+@patient
+def read_h5md(path: Path, selection: slice) -> Frames:
+    """Read the selected frames of a file that trajcast_jax wrote.
 
     Raises:
-      ValueError: the file lacks data or units, its cell changes, or it stores positions and
-        velocities at different steps.
+      ValueError: the file lacks data, or states other units than it was written in.
     """
     with open_h5md(path) as file:
         _require_h5md(file, path)
-        particles, ours = _particles(file), OURS in file
+        particles = _particles(file)
         index = np.arange(n_complete(file))[selection]
-        positions = _rows(particles["position/value"], index)
-        velocities = _rows(particles["velocity/value"], index)
-        position_factor, _ = _unit(particles["position/value"], TO_ANGSTROM, path)
-        velocity_factor, unit = _unit(particles["velocity/value"], TO_ANGSTROM_PER_FS, path)
-        cell = read_cell(particles, path)
-        species = _whole(particles["species"])
-        masses = _whole(particles["mass"]) if "mass" in particles else atomic_masses[species]
-        times = _times(particles["position"], index, path)
-        if not ours and not _at_once(particles, index, path):
-            raise ValueError(
-                f"{path} stores positions and velocities at different steps; give a file that has "
-                "both of every frame."
-            )
-    if not ours:
-        positions = unwrap_positions(position_factor * positions, cell)
-        velocities = velocity_factor * velocities
-    return Frames(positions, velocities, species, masses, cell, times, index, unit), ours
+        unit = "Angstrom fs-1"
+        _require_unit(particles["position/value"], "Angstrom", path)
+        _require_unit(particles["velocity/value"], unit, path)
+        _require_unit(particles["position/time"], "fs", path)
+        return Frames(
+            positions=_rows(particles["position/value"], index),
+            velocities=_rows(particles["velocity/value"], index),
+            species=_whole(particles["species"]),
+            masses=_whole(particles["mass"]),
+            cell=read_cell(particles, path),
+            times=np.asarray(_rows(particles["position/time"], index), float),
+            index=index,
+            velocity_unit=unit,
+        )
 
 
 @reads
+@patient
 def read_h5md_observables(path: Path, selection: slice) -> dict[str, np.ndarray]:
     """Read the scalar or array time series in the group `observables`, by name."""
     with open_h5md(path) as file:
@@ -209,17 +232,6 @@ def _rows(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
     return np.concatenate([data[p[0] : p[-1] + 1][::step] for p in parts])
 
 
-def _at_once(particles: h5py.Group, index: np.ndarray, path: Path) -> bool:
-    """Whether positions and velocities have the same steps and times, as far as both have any."""
-    both = particles["position"], particles["velocity"]
-    clocks = {
-        "step": lambda element: _clock(element["step"], index),
-        "time": lambda element: _times(element, index, path),
-    }
-    told = {name: clock for name, clock in clocks.items() if all(name in e for e in both)}
-    return all(np.allclose(*map(clock, both)) for clock in told.values())
-
-
 def _particles(file) -> h5py.Group:
     return file["particles"][next(iter(file["particles"]))]
 
@@ -244,38 +256,18 @@ def read_cell(particles, path: Path) -> np.ndarray | None:
         return None
     if set(boundary) != {"periodic"}:
         raise ValueError(
-            f"{path} is periodic in some directions only ({', '.join(boundary)}); give atoms that "
-            "are periodic in all three or in none."
+            f"{path} is periodic in some directions only ({', '.join(boundary)}), as trajcast_jax "
+            "never writes it; restore the file, or make it anew."
         )
-    edges = box["edges"]
-    value = edges["value"] if isinstance(edges, h5py.Group) else edges
-    cells = _whole(value) if isinstance(edges, h5py.Group) else _whole(value)[None]
-    if not np.allclose(cells, cells[0], rtol=1e-5):
-        raise ValueError(f"The cell changes along {path}; only constant volume can be used.")
-    cell = np.diag(cells[0]) if cells[0].ndim == 1 else cells[0]
-    return cell * _unit(value, TO_ANGSTROM, path)[0]
+    _require_unit(box["edges"], "Angstrom", path)
+    return _whole(box["edges"])
 
 
-def _unit(data: h5py.Dataset, known: Mapping[str, float], path: Path) -> tuple[float, str]:
+def _require_unit(data: h5py.Dataset, expected: str, path: Path) -> None:
     unit = data.attrs.get("unit", "nothing")
     unit = unit.decode() if isinstance(unit, bytes) else str(unit)
-    if unit not in known:
+    if unit != expected:
         raise ValueError(
-            f"{path} gives {data.name} in '{unit}'; it must state one of {', '.join(known)}."
+            f"{path} gives {data.name} in '{unit}', but trajcast_jax writes it in {expected}; "
+            "restore the file, or make it anew."
         )
-    return known[unit], unit
-
-
-def _times(position: h5py.Group, index: np.ndarray, path: Path) -> np.ndarray:
-    """Read the times (time,) of frames, fs."""
-    if "time" not in position:
-        raise ValueError(f"{path} does not tell the times of its frames.")
-    factor, _ = _unit(position["time"], TO_FS, path)
-    return factor * _clock(position["time"], index)
-
-
-def _clock(data: h5py.Dataset, index: np.ndarray) -> np.ndarray:
-    """Read steps or times (time,) in their unit. H5MD also allows to store the spacing only."""
-    if data.ndim == 0:
-        return float(data.attrs.get("offset", 0.0)) + float(data[()]) * index
-    return _rows(data, index)

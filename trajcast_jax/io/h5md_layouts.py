@@ -4,17 +4,16 @@ Particles may stand in one group or in one for each species, their order may cha
 masses, species and the box may be fixed or given for every frame.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from trajcast_jax.io.checks import other_units
-from trajcast_jax.io.h5md import open_h5md, require_stored
-from trajcast_jax.io.options import ReadOptions
-from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
+from trajcast_jax.io.h5md import open_h5md, patient, require_stored
+from trajcast_jax.io.h5md_units import LENGTHS, require_one_unit, scales, unit_factor
+from trajcast_jax.io.options import ReadOptions, note
+from trajcast_jax.io.recording import Recording, apart, decide_cell, select, without_massless
 from trajcast_jax.io.species import (
     Elements,
     check_masses,
@@ -22,17 +21,9 @@ from trajcast_jax.io.species import (
     from_numbers,
     from_text,
 )
-from trajcast_jax.units import ATOMIC_TIME, BOHR, LAMMPS_UNITS, VELOCITY_UNITS
 
-LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01, "bohr": BOHR,
-           "m": 1e10}  # fmt: skip
-TIMES = {"fs": 1.0, "ps": 1e3, "ns": 1e6, "s": 1e15, "atu": ATOMIC_TIME}
-SPEEDS = {
-    f"{length}{form.format(time)}": LENGTHS[length] / TIMES[time]
-    for form in (" {}-1", "/{}")
-    for length in LENGTHS
-    for time in TIMES
-}
+PLURALS = {"velocity": "velocities", "image": "images", "id": "ids", "species": "species",
+           "mass": "masses"}  # fmt: skip
 
 
 class _Group(NamedTuple):
@@ -47,6 +38,7 @@ class _Group(NamedTuple):
     times: np.ndarray | None  # in the file's unit
 
 
+@patient
 def read_layout(
     path: Path, selection: slice | int, options: ReadOptions, still: bool = False
 ) -> Recording:
@@ -59,11 +51,12 @@ def read_layout(
     with open_h5md(path) as file:
         file.visititems(_require_stored)  # before memory is asked for
         names = _groups(file, path, still)
-        length = min(_length(file["particles"][name], still) for name in names)
+        length = _length(file["particles"], names, path, still)
         index = np.array(select(range(length), selection, path))
         groups = [_group(file["particles"][name], index, path, still) for name in names]
         first = file["particles"][names[0]]
-        scale, unit = _scales(first, groups, options, path, still)
+        require_one_unit(file["particles"], names, path)
+        scale, unit = scales(first, groups, options, path, still)
         cell, stated = _box(file, names, scale["length"], index, options, path)
         elements = _elements(first, names, groups, options, path)
     _require_one_clock(groups, names, path)
@@ -110,9 +103,29 @@ def _groups(file, path: Path, still: bool) -> list[str]:
     return names
 
 
-def _length(group: h5py.Group, still: bool) -> int:
-    names = ("position",) if still else ("position", "velocity")
-    return min(len(group[f"{name}/value"]) for name in names)
+def _length(particles: h5py.Group, names: list[str], path: Path, still: bool) -> int:
+    """Number of frames that all groups have; a word on those that some lack.
+
+    Raises:
+      ValueError: some have fewer, and steps or times do not tell that the last ones are missing.
+    """
+    parts = ("position",) if still else ("position", "velocity")
+    elements = [particles[name][part] for name in names for part in parts]
+    lengths = [len(element["value"]) for element in elements]
+    length = min(lengths)
+    if length == max(lengths):
+        return length
+    few, many = elements[int(np.argmin(lengths))], elements[int(np.argmax(lengths))]
+    if not any(name in few and name in many for name in ("step", "time")):
+        raise ValueError(
+            f"{path} has {length} frames in {few.name}, but {max(lengths)} in {many.name}, and "
+            "does not tell the steps of both; write them together."
+        )
+    note(
+        f"{path} has {length} frames in {few.name}, but {max(lengths)} in {many.name}; what has no "
+        "counterpart was left out."
+    )
+    return length
 
 
 def _group(group: h5py.Group, index: np.ndarray, path: Path, still: bool) -> _Group:
@@ -152,8 +165,9 @@ def _group(group: h5py.Group, index: np.ndarray, path: Path, still: bool) -> _Gr
 
     element = group["position"]
     steps, times = (_clock(element, name, index) for name in ("step", "time"))
-    if not still:
-        _require_at_once(element, group["velocity"], index, path)
+    for name in ("velocity", "image", "id", "species", "mass"):
+        if isinstance(group.get(name), h5py.Group) and not (still and name == "velocity"):
+            _require_at_once(element, group[name], index, path)
     positions = rows("position")
     return _Group(
         positions=np.asarray(positions, np.float64),
@@ -186,88 +200,38 @@ def _clock(element, name: str, index: np.ndarray) -> np.ndarray | None:
     data = element[name]
     if data.ndim == 0:
         return float(data.attrs.get("offset", 0.0)) + float(data[()]) * index
-    return np.asarray(data[()])[index]
+    values = np.asarray(data[()])
+    if len(index) and index.max() >= len(values):
+        raise ValueError(
+            f"{data.name} has {len(values)} entries, but frame {index.max()} is asked for"
+        )
+    return values[index]
 
 
-def _require_at_once(positions, velocities, index, path: Path) -> None:
+def _require_at_once(positions, other, index, path: Path) -> None:
+    """Positions and another element are those of the same steps and times, as far as both tell."""
+    what = f"positions and {PLURALS[other.name.rsplit('/', 1)[-1]]}"
     for name in ("step", "time"):
-        clocks = [_clock(element, name, index) for element in (positions, velocities)]
-        if None not in [None if c is None else 0 for c in clocks] and not np.allclose(*clocks):
+        mine, its = (_clock(element, name, index) for element in (positions, other))
+        if mine is None or its is None:
+            continue
+        off = apart(mine, its)
+        if off.any():
+            i = int(np.argmax(off))
             raise ValueError(
-                f"{path} stores positions and velocities at different steps; give a file that has "
-                "both of every frame."
+                f"{path} stores {what} at different steps (frame {index[i]}: {name} {mine[i]:g} "
+                f"and {its[i]:g}); give a file that has both of every frame."
             )
 
 
 def _require_one_clock(groups: list[_Group], names: list[str], path: Path) -> None:
     for group, name in zip(groups[1:], names[1:], strict=True):
         for mine, its in ((groups[0].steps, group.steps), (groups[0].times, group.times)):
-            if (mine is None) != (its is None) or (mine is not None and not np.allclose(mine, its)):
+            if (mine is None) != (its is None) or (mine is not None and apart(mine, its).any()):
                 raise ValueError(
                     f"The groups '{names[0]}' and '{name}' of {path} are stored at different "
                     "steps; write all particles at the same ones."
                 )
-
-
-def _unit(data: h5py.Dataset, known: Mapping[str, float], path: Path) -> float | None:
-    """Factor of the unit that a dataset states; None if it states none."""
-    unit = data.attrs.get("unit")
-    if unit is None:
-        return None
-    unit = unit.decode() if isinstance(unit, bytes) else str(unit)
-    if unit not in known:
-        some = [name for name in known if "/" not in name]
-        if known is SPEEDS:
-            some = ["Angstrom fs-1", "Angstrom ps-1", "nm ps-1"]
-        raise ValueError(
-            f"{path} gives {data.name} in '{unit}'; it must state one of {', '.join(some)}."
-        )
-    return known[unit]
-
-
-def _scales(first, groups, options: ReadOptions, path: Path, still: bool):
-    """Factors of lengths, times and velocities, by the file or the options; and their name."""
-    names = ("length", "time", "velocity")
-    said = dict(zip(names, LAMMPS_UNITS.get(options.units, ()), strict=False))
-    if options.velocity_unit in SPEEDS or options.velocity_unit == "bohr/atu":
-        length, time = options.velocity_unit.split("/")
-        both = {"length": LENGTHS[length], "time": TIMES[time]}
-        said = {**both, **said, "velocity": VELOCITY_UNITS[options.velocity_unit]}
-    found = {"length": _unit(first["position/value"], LENGTHS, path)}
-    if not still:
-        found["velocity"] = _unit(first["velocity/value"], SPEEDS, path)
-    if "time" in first["position"] and groups[0].times is not None:
-        found["time"] = _unit(first["position/time"], TIMES, path)
-    for name, value in found.items():
-        if value is not None and name in said and not np.isclose(value, said[name], rtol=1e-6):
-            raise ValueError(
-                f"{path} states the unit of its {name}s, and it is another than what --units or "
-                "--velocity-unit say; leave them out."
-            )
-    scale = {"time": 1.0, "velocity": 0.0} | {
-        name: said.get(name) if value is None else value for name, value in found.items()
-    }
-    unknown = [name for name, value in scale.items() if value is None]
-    if unknown == ["time"] and options.time_step is not None and len(groups[0].times) > 1:
-        steps = np.diff(groups[0].times)
-        scale["time"] = options.time_step / float(np.median(steps[steps > 0]))
-        unknown = []
-    if unknown:
-        told = "" if still else _guess(groups)
-        raise ValueError(
-            f"{path} has no unit attribute of its {', '.join(unknown)}; say the units by units "
-            f"(--units metal, real, ...) or velocity_unit (--velocity-unit nm/ps, ...).{told}"
-        )
-    names = {v: k for k, v in reversed(SPEEDS.items())}
-    return scale, names.get(scale["velocity"], options.velocity_unit or options.units)
-
-
-def _guess(groups: list[_Group]) -> str:
-    """What the velocities would mean in several units, if masses are known."""
-    if any(g.masses is None for g in groups) or not len(groups[0].velocities):
-        return ""
-    velocities = np.concatenate([g.velocities[:1] for g in groups], axis=1)
-    return other_units(velocities, np.concatenate([g.masses for g in groups]))
 
 
 def _box(file, names, length: float, index, options: ReadOptions, path: Path):
@@ -297,7 +261,7 @@ def _box(file, names, length: float, index, options: ReadOptions, path: Path):
     data = edges if isinstance(edges, h5py.Dataset) else edges["value"]
     cell = cells[0]
     cell = np.diag(np.broadcast_to(cell, 3)) if cell.ndim < 2 else cell
-    return cell * (_unit(data, LENGTHS, path) or length), stated
+    return cell * (unit_factor(data, LENGTHS, path) or length), stated
 
 
 def _elements(first, names, groups, options: ReadOptions, path: Path) -> Elements:

@@ -54,6 +54,12 @@ def select(frames: Sequence, selection: slice | int, path: Path) -> list:
     return list(frames[selection])
 
 
+def apart(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Which entries of two clocks (time,) of the same frames differ."""
+    spacing = float(np.median(np.abs(np.diff(mine)))) if len(mine) > 1 else 0.0
+    return np.abs(mine - other) > 0.01 * spacing + 2e-7 * np.abs(mine)
+
+
 def without_cut(n_whole: int, path: Path) -> None:
     """A word on a last frame that is left out, for it may be cut short; `n_whole` are before it.
 

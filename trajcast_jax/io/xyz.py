@@ -10,7 +10,7 @@ from ase.cell import Cell
 from trajcast_jax.io.checks import other_units
 from trajcast_jax.io.files import DAMAGED, open_text, suffix
 from trajcast_jax.io.options import ReadOptions, note
-from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.recording import Recording, apart, decide_cell, without_massless
 from trajcast_jax.io.species import Elements, from_labels, from_numbers, from_text
 from trajcast_jax.io.xyz_text import SUFFIXES, Frame, selected
 from trajcast_jax.units import BOHR, VELOCITY_UNITS
@@ -118,8 +118,8 @@ def _of_second_file(frames, selection, options: ReadOptions, path: Path):
             "velocities of the same run."
         )
     for mine, its in zip(_clock(frames, path), _clock(moving, other), strict=True):
-        if mine is not None and its is not None and not np.allclose(mine, its, atol=1e-6):
-            i = int(np.argmax(np.abs(mine - its)))
+        if mine is not None and its is not None and apart(mine, its).any():
+            i = int(np.argmax(apart(mine, its)))
             raise ValueError(
                 f"Frame {frames[i].number} is at {mine[i]:g} in {path}, but at {its[i]:g} in "
                 f"{other}; write positions and velocities at the same steps."

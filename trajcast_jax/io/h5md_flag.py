@@ -1,9 +1,9 @@
-"""Open an HDF5 file whose writer died as if it had been closed.
+"""Open an HDF5 file that is marked as being written as if it had been closed.
 
 A file in SWMR mode has a flag in its superblock, and HDF5 opens it in a reader's SWMR mode only.
-There, it reads a damaged part again and again, because a writer might be mending it just now. If
-the writer is dead, nobody will. So the reader is shown the file with the flag cleared: damage is
-then an error at once.
+There, it reads a damaged part again and again, because a writer might be mending it just now, and
+nothing bounds that. So the reader is shown the file with the flag cleared: damage is then an error
+at once, and who reads decides how often to try again (`h5md.patient`).
 """
 
 import io
@@ -20,7 +20,7 @@ _ALL = 0xFFFFFFFF
 
 
 def open_closed(path: Path) -> h5py.File:
-    """Open a file in SWMR mode for reading outside of it; its writer must be dead."""
+    """Open a file in SWMR mode for reading outside of it."""
     return h5py.File(_Closed(path), "r")
 
 
