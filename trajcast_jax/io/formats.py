@@ -9,7 +9,7 @@ from ase.data import atomic_masses, chemical_symbols
 from ase.io.formats import UnknownFileTypeError
 from jaxtyping import Float
 
-from trajcast_jax.io.checks import PLAUSIBLE_TEMPERATURES, temperatures_in
+from trajcast_jax.io.checks import PLAUSIBLE_TEMPERATURES, other_units, temperatures_in
 from trajcast_jax.io.files import open_text, suffix
 from trajcast_jax.io.options import ReadOptions
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
@@ -27,8 +27,8 @@ MOMENTA_HINT = (
 )
 RESOLVED = "trajcast_jax_elements"
 """Key of frames whose species the options have already told."""
-HOT = 1000.0
-"""K; if velocities of unstated unit mean more, they are more likely in a smaller unit than Å/fs."""
+USUAL = (50.0, 1000.0)
+"""K; if velocities of unstated unit mean less or more, they may well be in another than Å/fs."""
 HINT = (
     "say their right unit by velocity_unit (--velocity-unit), or in the comment lines of an "
     'extended XYZ file: velocity_unit="ase", "angstrom/ps" or "angstrom/fs".'
@@ -297,17 +297,18 @@ def _velocities(atoms: Atoms, unit: str, path: Path) -> np.ndarray:
 
 
 def _require_unit(atoms: Atoms, unit: str, options: ReadOptions, velocities, path: Path) -> None:
-    """Ask for the unit of a column that states none, where Å/fs means that it is hot."""
+    """Ask for the unit of a column that states none, where Å/fs means that it is hot or cold."""
     stated = "velocity_unit" in atoms.info or options.velocity_unit or "momenta" in atoms.arrays
     if not unit or unit == ASE_MOMENTA or stated or not len(atoms):
         return
-    kelvin = float(temperatures_in(velocities, np.maximum(atoms.get_masses(), 1e-3))[0])
-    in_ase = kelvin * ASE_FEMTOSECOND**2
-    if HOT < kelvin < PLAUSIBLE_TEMPERATURES[1]:
+    masses = np.maximum(atoms.get_masses(), 1e-3)
+    kelvin = float(temperatures_in(velocities, masses)[0])
+    low, high = PLAUSIBLE_TEMPERATURES
+    if low <= kelvin <= high and not USUAL[0] <= kelvin <= USUAL[1]:
         raise ValueError(
             f"{path} does not state the unit of its velocities: read in angstrom/fs they mean "
-            f"{kelvin:,.4g} K, in ASE's unit {in_ase:.3g} K; say which by velocity_unit "
-            "(--velocity-unit angstrom/fs or ase)."
+            f"{kelvin:,.4g} K, in ASE's unit {kelvin * ASE_FEMTOSECOND**2:.3g} K; say which by "
+            f"velocity_unit (--velocity-unit angstrom/fs or ase).{other_units(velocities, masses)}"
         )
 
 

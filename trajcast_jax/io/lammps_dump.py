@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trajcast_jax.io.checks import temperatures_in
 from trajcast_jax.io.lammps_text import Frame, select
+from trajcast_jax.io.lammps_units import stated_units, units_of_lengths, which_units
 from trajcast_jax.io.options import ReadOptions
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
 from trajcast_jax.io.species import (
@@ -17,13 +17,11 @@ from trajcast_jax.io.species import (
     from_symbols,
     from_text,
 )
-from trajcast_jax.units import LAMMPS_UNITS, VELOCITY_UNITS
+from trajcast_jax.units import LAMMPS_UNITS
 
 POSITIONS = ("xu", "xsu", "x", "xs")
 """Columns of positions, the first that is there is read: unwrapped ones rather than wrapped."""
 COLUMNS = "dump 1 all custom 10 run.lammpstrj id type element xu yu zu vx vy vz"
-STATED_BY = {"angstrom/ps": "metal", "angstrom/fs": "real"}
-"""Unit style that a unit of velocity implies."""
 CELL_TOLERANCE = 1e-4
 
 
@@ -48,10 +46,15 @@ def read_dump(
     table = np.stack(tables)
     raw = _raw_velocities(table, columns, path, still)
     elements = _elements(first, table[0], columns, order, options, path)
-    units = "" if still and not options.units else _units(first, options, raw, elements, path)
-    length, time, speed = LAMMPS_UNITS[units or "metal"]
     vectors, origin = _box(first, path)
     positions, unwrapped = _positions(table, columns, vectors, origin, path)
+    units = stated_units(first, options, path)
+    if not units and still:
+        box = None if _periodic(first, path) is False else vectors
+        units = units_of_lengths(positions[0], elements, box, path)
+    elif not units:
+        raise ValueError(which_units(raw, elements, options, path))
+    length, time, speed = LAMMPS_UNITS[units]
     cell = decide_cell(
         length * vectors, _periodic(first, path), options, path,
         "its ITEM: BOX BOUNDS has no boundary flags (pp pp pp)",
@@ -219,42 +222,6 @@ def _from_column(symbols, types, masses, options: ReadOptions, path: Path) -> El
             "in order (--species)."
         )
     return check_masses(elements, symbols, masses, path)
-
-
-def _units(first: Frame, options: ReadOptions, raw, elements: Elements, path: Path) -> str:
-    """LAMMPS's unit style of the file."""
-    said = options.units or STATED_BY.get(options.velocity_unit, "")
-    if first.units and first.units not in LAMMPS_UNITS:
-        raise ValueError(f"{path} is in units {first.units}, of which there are no Å and fs.")
-    if first.units and options.units and first.units != options.units:
-        raise ValueError(
-            f"{path} says that it is in units {first.units}, but {options.units} was given; leave "
-            "--units out."
-        )
-    style = first.units or said
-    if style:
-        speed = VELOCITY_UNITS.get(options.velocity_unit, LAMMPS_UNITS[style][2])
-        if not np.isclose(speed, LAMMPS_UNITS[style][2], rtol=1e-4):
-            raise ValueError(
-                f"{path} is in units {style}, whose velocities are not in {options.velocity_unit}; "
-                "leave --velocity-unit out."
-            )
-        return style
-    if options.velocity_unit:
-        raise ValueError(
-            f"{path} does not say in which of LAMMPS's units its lengths are; say it by units "
-            "(--units metal, real, ...) instead of velocity_unit."
-        )
-    masses = elements.masses
-    kelvin = {
-        name: float(np.median(temperatures_in(raw * LAMMPS_UNITS[name][2], masses)))
-        for name in ("metal", "real")
-    }
-    raise ValueError(
-        f"{path} does not say in which of LAMMPS's units it is. Its velocities mean "
-        f"{kelvin['metal']:.3g} K in units metal (Å/ps) and {kelvin['real']:.3g} K in units real "
-        "(Å/fs): which? Say it by units (--units metal or --units real)."
-    )
 
 
 def _periodic(first: Frame, path: Path) -> bool | None:

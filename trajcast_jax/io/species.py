@@ -12,6 +12,7 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from jaxtyping import Float, Int
 
+from trajcast_jax.io.masses import element_of, is_hydrogen, plausible
 from trajcast_jax.io.options import ReadOptions, note
 
 ISOTOPES = {"D": (1, 2.014), "T": (1, 3.016)}
@@ -22,8 +23,8 @@ DUMMIES = frozenset(_DUMMIES.split())
 MASS_TOLERANCE = 0.05
 STATED_TOLERANCE = 0.1
 """The same of a file that states the elements, whose masses may be those of isotopes."""
-SURE = 0.0051
-"""Da by which a mass that alone tells the element may differ from it."""
+TOLD = 0.01
+"""Share by which a stated mass differs from the element's mean where it is worth a word."""
 TINY = 0.5
 """Da, the largest mass of sites that stand for none (LAMMPS allows no mass of 0)."""
 IONS = {
@@ -173,9 +174,9 @@ def check_masses(elements: Elements, labels, masses, path: Path, kind: str = "el
     masses = np.asarray(masses, float)
     expected = np.where(elements.species > 0, elements.masses, 0.0)
     tolerance = STATED_TOLERANCE if kind == "element" else MASS_TOLERANCE
-    off = np.abs(masses - expected) > tolerance * expected
+    off = ~plausible(elements.species, masses, tolerance)
+    off &= np.abs(masses - expected) > tolerance * expected  # of D and T
     off &= ~((elements.species == 0) & (masses <= TINY))
-    off &= ~((elements.species == 1) & (masses > 0.9) & (masses < 4.1))  # isotopes, heavy hydrogen
     if off.any():
         i = int(np.argmax(off))
         raise ValueError(
@@ -183,7 +184,20 @@ def check_masses(elements: Elements, labels, masses, path: Path, kind: str = "el
             f"{chemical_symbols[elements.species[i]]} has {expected[i]:.5g}; name the right "
             "elements (--species)."
         )
+    _say_masses(elements, masses, expected, path)
     return Elements(elements.species, np.where(elements.species > 0, masses, 0.0))
+
+
+def _say_masses(elements: Elements, masses, expected, path: Path) -> None:
+    """A word on masses that are not the elements' mean ones."""
+    other = (elements.species > 0) & (np.abs(masses - expected) > TOLD * expected)
+    if other.any():
+        pairs = zip(elements.species[other], np.round(masses[other], 4), strict=True)
+        told = [f"{chemical_symbols[z]} {mass:g}" for z, mass in sorted(set(pairs))]
+        note(
+            f"{path}: masses are those of the file, which are not the elements' mean ones: "
+            f"{', '.join(told[:8])}{', …' if len(told) > 8 else ''} Da."
+        )
 
 
 def _question(labels, found, counts, path: Path, masses, kind: str) -> str:
@@ -223,9 +237,10 @@ def from_numbers(numbers, options: ReadOptions, path: Path, masses=None) -> Elem
     if found[0] >= 0 and found[-1] < len(atomic_masses):
         if masses is not None and found[0] > 0:
             masses = np.asarray(masses, float)
-            agree = np.abs(masses - atomic_masses[numbers]) < MASS_TOLERANCE * masses
-            if (agree | (numbers == 1) & (masses > 0.9) & (masses < 4.1)).all():
-                return Elements(numbers, masses)
+            agree = plausible(numbers, masses, MASS_TOLERANCE)
+            if (agree & ((numbers > 1) | is_hydrogen(masses) | (masses < 1.1))).all():
+                known = Elements(numbers, atomic_masses[numbers])
+                return check_masses(known, numbers, masses, path)
         counting = np.array_equal(found, np.arange(len(found)) + found[0]) and found[0] <= 1
         small = found[-1] <= 5 or (2 in found and len(found) > 1)
         if masses is None and found[0] > 0 and not counting and not small:
@@ -243,16 +258,11 @@ def from_masses(labels, masses, options: ReadOptions, path: Path) -> Elements:
         return from_labels(labels, options, path, masses)
     labels, masses = np.asarray(labels), np.asarray(masses, float)
     species, told = np.zeros(len(masses), int), []
-    known = atomic_masses[1:99]
-    for mass in np.unique(masses):
-        away = np.abs(known - mass)
-        z = int(np.argmin(away)) + 1
-        if mass == 0:
-            continue
-        if abs(mass - 2.014) < 0.02 or abs(mass - 3.016) < 0.02:
-            z = 1
-        elif away[z - 1] > SURE:  # united atoms, heavy hydrogen, rounded masses
-            from_labels(labels, options, path, masses)  # asks
+    every = np.unique(masses)
+    for mass in every[every != 0]:
+        z = element_of(mass, every)
+        if not z:  # united atoms, rounded masses, tritium or helium-3
+            return from_labels(labels, options, path, masses)  # asks
         species[masses == mass] = z
         told.append(f"{mass:.5g} Da is {chemical_symbols[z]}")
     note(f"{path}: elements were taken from masses: {', '.join(told)}.")

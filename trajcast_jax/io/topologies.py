@@ -9,7 +9,7 @@ import numpy as np
 
 from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
-from trajcast_jax.io.species import Elements, from_masses, from_names, from_symbols
+from trajcast_jax.io.species import Elements, check_masses, from_masses, from_names, from_symbols
 from trajcast_jax.units import VELOCITY_UNITS
 
 TRAJECTORIES = (".trr", ".xtc", ".nc", ".ncdf", ".mdcrd", ".dcd", ".tng")
@@ -158,7 +158,9 @@ def _elements(atoms, options: ReadOptions, path: Path, n_atoms: int) -> Elements
     masses = getattr(atoms, "masses", None)
     names = getattr(atoms, "names", None)
     if stated is not None and all(stated) and not options.species:
-        return from_symbols([str(s).capitalize() for s in stated], where)
+        symbols = [str(s).capitalize() for s in stated]
+        heavy = masses is not None and np.any(np.asarray(masses) > 0)
+        return check_masses(from_symbols(symbols, where), symbols, masses if heavy else None, where)
     if masses is not None and np.any(masses > 0) and not options.species:
         return from_masses(names if names is not None else masses, masses, options, where)
     if names is None:
