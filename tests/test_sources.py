@@ -1,5 +1,7 @@
 """Reference runs of other sources: ASE calculators, imported trajectories."""
 
+import re
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -90,3 +92,42 @@ def test_bad_sources_are_refused(tmp_path):
         reference.import_trajectories([source], tmp_path / "b", 6)
     assert reference.complete_runs(tmp_path / "b") == []
     assert len(reference.import_trajectories([source], tmp_path / "b", 2)) == 2
+
+
+def write_part(path, rows, n_frames=60, decimals=9):
+    """Extended XYZ of some frames of the known motion, with so many digits."""
+    run, times = harmonic(n_frames=n_frames)
+    system = run.replace(positions=run.positions[rows], velocities=run.velocities[rows])
+    io.write_extxyz(path, system, times[rows])
+    text = re.sub(r"-?\d+\.\d+(e-\d+)?", lambda m: f"{float(m[0]):.{decimals}g}", path.read_text())
+    path.write_text(text)
+    return path
+
+
+def test_the_same_source_twice_is_refused(tmp_path):
+    a = write_part(tmp_path / "a.extxyz", slice(0, 30))
+    (tmp_path / "link.extxyz").symlink_to(a)
+    (tmp_path / "copy.extxyz").write_bytes(a.read_bytes())
+    for second in (a, tmp_path / "link.extxyz", tmp_path / "copy.extxyz"):
+        with pytest.raises(ValueError, match=r"are the same file, or hold the same"):
+            reference.import_trajectories([a, second], tmp_path / "out", 1)
+    rounded = write_part(tmp_path / "rounded.extxyz", slice(0, 30), decimals=6)
+    with pytest.raises(
+        ValueError, match=r"30 of the 30 frames of \S+rounded.extxyz stand in \S+a.ex"
+    ):
+        reference.import_trajectories([a, rounded], tmp_path / "out", 1)
+    overlap = write_part(tmp_path / "overlap.extxyz", slice(25, 60))
+    with pytest.raises(ValueError, match=r"5 of the 35 frames .*--first, --last"):
+        reference.import_trajectories([a, overlap], tmp_path / "out", 1)
+    assert reference.complete_runs(tmp_path / "out") == []
+    after = write_part(tmp_path / "after.extxyz", slice(29, 60))  # as a restarted run begins
+    with pytest.warns(io.FileNote, match=r"Frame 0 of \S+after.extxyz stands in"):
+        assert len(reference.import_trajectories([a, after], tmp_path / "out", 1)) == 2
+
+
+def test_a_file_that_holds_its_frames_twice_is_refused(tmp_path):
+    a = write_part(tmp_path / "a.extxyz", slice(0, 30))
+    once = re.sub(r" time=\S+", "", a.read_text())
+    a.write_text(once + once)
+    with pytest.raises(ValueError, match=r"30 of the 30 frames .* stand in .*from 0 fs on"):
+        reference.import_trajectories([a], tmp_path / "out", 2, time_step=5.0)

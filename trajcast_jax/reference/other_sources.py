@@ -17,6 +17,7 @@ from trajcast_jax.io import H5MDWriter, ReadOptions, runs_of_file
 from trajcast_jax.io.checks import temperatures_in
 from trajcast_jax.io.digests import digest
 from trajcast_jax.io.options import note
+from trajcast_jax.reference.repeats import Seen, require_other_files
 from trajcast_jax.reference.state import (
     STATE,
     Progress,
@@ -105,12 +106,13 @@ def import_trajectories(
         file does not say.
 
     Raises:
-      ValueError: a file has too few or unevenly spaced frames, other atoms than the structure, or
-        leaves something open; or `out` holds other runs.
+      ValueError: a file has too few or unevenly spaced frames, other atoms than the structure,
+        leaves something open, or repeats what stands elsewhere; or `out` holds other runs.
     """
     out, sources = Path(out), [Path(s) for s in sources]
     if time_step is not None:
         options = dataclasses.replace(options, time_step=float(time_step))
+    require_other_files(sources)
     made_with = _made_with(sources, runs, gap, options)
     with locked(out):
         fresh = not (out / STATE).exists()
@@ -121,11 +123,13 @@ def import_trajectories(
                 "options; they were kept as they are."
             )
             return [run_path(out, i) for i in range(done.frames)]
-        number = 0
+        number, seen = 0, Seen()
         try:
             for source in sources:
                 wanted = runs if len(sources) == 1 else 1
-                for trajectory, spacing, block in _cut(source, wanted, gap, options, settings):
+                for trajectory, spacing, block in _cut(
+                    source, wanted, gap, options, settings, seen
+                ):
                     save_progress(out, made_with, Progress())  # whose runs these will be
                     run_path(out, number).unlink(missing_ok=True)
                     _write_block(trajectory, block, spacing, run_path(out, number))
@@ -168,7 +172,7 @@ def _as_old(made_with: dict, out: Path) -> dict:
     return {name: value for name, value in made_with.items() if name != "digests"}
 
 
-def _cut(source: Path, n_runs: int, gap: float, options: ReadOptions, settings):
+def _cut(source: Path, n_runs: int, gap: float, options: ReadOptions, settings, seen: Seen):
     """Trajectory, fs between frames and rows of each block of a file."""
     known = options if settings is None else with_structure(options, settings)
     parts, gaps = runs_of_file(source, known)
@@ -189,6 +193,8 @@ def _cut(source: Path, n_runs: int, gap: float, options: ReadOptions, settings):
                 "and were left out."
             )
             continue
+        from_then = f" (from {times[0]:g} fs on)" if len(parts) > 1 else ""
+        seen.add(trajectory.velocities, f"{source}{from_then}")
         spacing = _spacing(times, source)
         n_blocks = n_runs if len(parts) == 1 else max(1, round(n_runs * len(times) / total))
         for block in _blocks(len(times), n_blocks, gap / spacing):
