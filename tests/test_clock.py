@@ -7,7 +7,8 @@ from test_generate import write_toml
 
 from trajcast_jax import io, reference
 from trajcast_jax.io import FileNote, ReadOptions
-from trajcast_jax.io.clock import intervals, odd
+from trajcast_jax.io.intervals import intervals, odd
+from trajcast_jax.io.resolved import resolved_scale
 from trajcast_jax.reference import check_run
 from trajcast_jax.system import make_system
 from trajcast_jax.workflow import generate
@@ -179,6 +180,53 @@ def test_generate_asks_and_takes(tmp_path, capsys):
     assert io.read(tmp_path / "out" / "run_001.h5").cell is not None
     with pytest.raises(ValueError, match="need some: --from"):
         generate.main(str(toml), out=tmp_path / "none", reading=ReadOptions(units="metal"))
+
+
+@pytest.mark.parametrize("h", [2.0, 10.0, 20.0])
+def test_dense_velocities_tell_the_time_between_frames(tmp_path, h):
+    path = write_plain(tmp_path / "run.extxyz", list(range(60)), h=h)
+    io.read_trajectory(path, time_step=h)
+    for wrong in (0.92, 1.06, 1.2):
+        said = rf"imply {h:g}\.?\d* ± .*\(--time-step\) says {wrong * h:g} fs; give {h:g}"
+        with pytest.raises(ValueError, match=said):
+            io.read_trajectory(path, time_step=wrong * h)
+    dump, _, _ = write_dump(tmp_path / "run.dump")
+    with pytest.raises(ValueError, match=r"imply 10 ± .*--timestep\) says 1\.1 fs; give 1 fs"):
+        io.read_trajectory(dump, options=ReadOptions(units="metal", md_step=1.1))
+
+
+def vibration(n_frames, h, w, lag=0.0, step=None, n_atoms=30):
+    """Oscillators of frequencies w (rad/fs), by velocity Verlet if it has a step."""
+    random = np.random.default_rng(0)
+    w = np.broadcast_to(w, (n_atoms, 3)) * random.uniform(0.9, 1.0, (n_atoms, 3))
+    angle = np.arange(n_frames)[:, None, None] * h * w + random.uniform(0, 6.28, (n_atoms, 3))
+    slower = 1.0 if step is None else np.sin(w * step) / (w * step)
+    return np.cos(angle), -slower * w * np.sin(angle - w * lag)
+
+
+def test_the_error_of_the_scale_is_larger_than_that_of_coarse_or_old_velocities():
+    z = np.ones(30, int)
+    for w in (0.02, 0.1, 0.3, 0.68):  # 100 to 3,600 cm⁻¹
+        for h in (0.5, 1.0, 2.0, 5.0, 7.0, 10.0, 30.0):
+            for lag, step in ((0.0, None), (0.5, None), (1.0, None), (0.0, min(h, 1.0))):
+                found = resolved_scale(*vibration(300, h, w, lag, step), z, h)
+                assert abs(found.value - 1) <= found.error, (w, h, lag, step, found)
+    assert resolved_scale(*vibration(300, 2.0, 0.3), z, 2.0).error < 0.04
+    assert resolved_scale(*vibration(5, 2.0, 0.3), z, 2.0).error == np.inf
+
+
+@pytest.mark.parametrize("n_atoms", [1, 2, 3])
+def test_tiny_systems_have_no_odd_intervals_by_chance(n_atoms):
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        w = 2 * np.pi / random.uniform(20, 200, 3 * n_atoms)
+        if seed % 2:  # along a line, all turn at once
+            w = np.full(3 * n_atoms, w[0])
+        phase = 0.0 if seed % 2 else random.uniform(0, 6.28, 3 * n_atoms)
+        for h in (1.0, 5.0, 9.0):
+            angle = np.arange(400)[:, None] * h * w + phase
+            r, v = (x.reshape(400, -1, 3) for x in (np.cos(angle), -w * np.sin(angle)))
+            assert not odd(intervals(r, v, np.ones(n_atoms), h)).any(), (seed, h)
 
 
 @pytest.mark.parametrize("every", [4, 10])

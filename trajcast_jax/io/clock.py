@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
+from trajcast_jax.io.intervals import Intervals, intervals, odd
 from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording
+from trajcast_jax.io.resolved import resolved_scale
 
 EVEN = 1e-3
 """Share of the spacing by which intervals may differ, and of a move below which it is none."""
@@ -24,78 +26,11 @@ AGREE = 0.01
 """Share by which the file's spacing and the one that is given may differ."""
 MANY = 0.1
 """Share of intervals that may be odd in a file that is worth reading."""
-FEWEST = 8
-"""Intervals of which a spread can be told."""
-SPREADS = 8.0
-UNLIKE = 0.15
-"""By how many robust standard deviations, and by how much, the residual of an interval is larger
-than the median one if its frames do not follow one another."""
 DENSE = 0.5
 """Correlation of velocities from frame to frame above which displacements are no less than what
 velocities mean."""
-APART = (0.35, 1.3)
-"""Share of the median scale below which a frame stands twice, and above which some are missing."""
 SCALES = (0.6, 1.6)
 """Lowest scale of dense frames, and highest of any."""
-
-
-class Intervals(NamedTuple):
-    """How displacements between frames follow from velocities."""
-
-    scale: Float[np.ndarray, "interval"]
-    """Σ d·m v̄ / (h Σ m v̄²): about 1; 0 of a frame that stands twice, n where n − 1 are missing."""
-    residual: Float[np.ndarray, "interval"]
-    """|d − h v̄| over √(|d|² + |h v̄|²), weighted by mass, from 0 to about 1."""
-    correlation: float
-    """Of velocities from frame to frame, the median over intervals."""
-
-
-def intervals(positions, velocities, masses, spacing: float) -> Intervals:
-    """Compare displacements with velocities, for each two frames in a row.
-
-    Positions (time, atom, 3) in Å are unwrapped, velocities in Å/fs, masses (atom,) in Da,
-    `spacing` in fs.
-    """
-    scales, residuals, alike = [], [], []
-    m = np.asarray(masses, np.float64)[:, None]
-    for start in range(0, len(positions) - 1, 1000):
-        r, v = (np.asarray(x[start : start + 1001], np.float64) for x in (positions, velocities))
-        d, mean = np.diff(r, axis=0), spacing * (v[1:] + v[:-1]) / 2
-        moved, expected = ((m * x**2).sum((1, 2)) for x in (d, mean))
-        scales.append((m * d * mean).sum((1, 2)) / np.maximum(expected, 1e-30))
-        left = (m * (d - mean) ** 2).sum((1, 2)) / np.maximum(moved + expected, 1e-30)
-        residuals.append(np.sqrt(left))
-        square = (m * (v[1:] ** 2 + v[:-1] ** 2)).sum((1, 2)) / 2
-        alike.append((m * v[1:] * v[:-1]).sum((1, 2)) / np.maximum(square, 1e-30))
-    if not scales:
-        return Intervals(np.zeros(0), np.zeros(0), 0.0)
-    alike = float(np.median(np.concatenate(alike)))
-    return Intervals(np.concatenate(scales), np.concatenate(residuals), alike)
-
-
-def odd(found: Intervals) -> Bool[np.ndarray, "interval"]:
-    """Which intervals are unlike the others: their frames do not follow one another.
-
-    The residual is held against the median of all intervals, in robust standard deviations, so
-    that neither long strides nor the large fluctuations of small molecules count as odd. Where
-    scales are alike, they tell more, however many are odd: 0 of a double, n of n − 1 missing.
-    """
-    residual = found.residual
-    if len(residual) < 3:
-        return np.zeros(len(residual), bool)
-    middle = np.median(residual)
-    ordered, half = np.sort(found.scale), len(residual) // 2
-    first = int(np.argmin(ordered[half:] - ordered[: len(ordered) - half]))
-    usual = (ordered[first] + ordered[first + half]) / 2  # amid the narrowest half
-    width = ordered[first + half] - ordered[first]  # wide of a few atoms, which turn at once
-    low, high = (share * usual for share in APART)
-    by_scale = ((found.scale < low) | (found.scale > high)) & (residual > UNLIKE)
-    by_scale &= np.abs(found.scale - usual) > 2 * SPREADS * width
-    if len(residual) < FEWEST:  # too few for a spread: only what cannot be otherwise
-        return by_scale | (residual > 3 * middle + 2 * UNLIKE)
-    spread = 1.4826 * np.median(np.abs(residual - middle))
-    tail = np.quantile(residual, 0.95) - middle
-    return by_scale | (residual > middle + max(SPREADS * spread, 2 * tail, UNLIKE))
 
 
 def told_times(recording: Recording, options: ReadOptions, path: Path) -> np.ndarray | None:
@@ -202,7 +137,10 @@ def split(recording: Recording, options: ReadOptions, path: Path) -> Runs:
     else:
         rows, gaps = _by_times(recording, times, same, path)
     spacing = options.time_step or _typical(times)
-    return _by_motion(recording, Runs(rows, times, gaps), spacing, path)
+    runs = _by_motion(recording, Runs(rows, times, gaps), spacing, path)
+    if recording.times is None or options.time_step is not None:
+        _require_resolved(recording, runs, spacing, options, path)
+    return runs
 
 
 class _Same:
@@ -309,6 +247,29 @@ def _require_scale(found: Intervals, recording: Recording, spacing: float, path:
             "two is wrong: check the time between frames (--time-step), and of the velocities "
             f"{recording.unit_hint}"
         )
+
+
+def _require_resolved(
+    recording: Recording, runs: Runs, spacing: float, options: ReadOptions, path: Path
+) -> None:
+    """The time between frames that a person says is the one that velocities mean."""
+    rows = max(runs.rows, key=len)
+    if not recording.velocity_unit:
+        return
+    found = resolved_scale(
+        recording.positions[rows], recording.velocities[rows], recording.species, spacing
+    )
+    if abs(found.value - 1) <= found.error:
+        return
+    implied = found.value * spacing
+    name = "md_step (--timestep)" if options.time_step is None else "time_step (--time-step)"
+    step = options.md_step if options.time_step is None else options.time_step
+    raise ValueError(
+        f"The atoms of {path} move by {found.value:.3g} times what their velocities, read in "
+        f"{recording.velocity_unit}, mean over {spacing:g} fs: they imply {implied:.4g} ± "
+        f"{spacing * found.error:.2g} fs between frames. {name} says {step:g} fs; give "
+        f"{step * found.value:.4g} fs, if the velocities are right."
+    )
 
 
 def _place(recording: Recording, times, i: int, j: int) -> str:

@@ -3,7 +3,8 @@
 import numpy as np
 from ase.data import chemical_symbols
 
-from trajcast_jax.io.clock import intervals, odd
+from trajcast_jax.io.intervals import intervals, odd
+from trajcast_jax.io.resolved import resolved_scale
 from trajcast_jax.reference.check import Check
 from trajcast_jax.system import System
 
@@ -66,11 +67,15 @@ def check_velocities(run: System, times: np.ndarray, allowed: float) -> list[Che
     spacing = float(times[1] - times[0])
     lag, scale = velocity_lag_and_scale(run, spacing)
     low, high = VELOCITY_SCALE
-    finer = False
+    finer, whole = False, scale
     if len(times) > 2:
         by_simpson, rough = velocity_scale_by_simpson(run, spacing)
         if finer := rough < ROUGH:
-            scale, (low, high) = by_simpson, SMOOTH_VELOCITY_SCALE
+            whole = scale = by_simpson
+            low, high = SMOOTH_VELOCITY_SCALE
+    exact = resolved_scale(run.positions, run.velocities, run.species, spacing)
+    if exact.error < (high - low) / 2:
+        scale, low, high = exact.value, 1 - exact.error, 1 + exact.error
     return [
         Check(
             "velocity lag",
@@ -79,8 +84,8 @@ def check_velocities(run: System, times: np.ndarray, allowed: float) -> list[Che
             f"0 ± {allowed:g} against positions",
             None if np.isnan(lag) else bool(abs(lag) < allowed),
         ),
-        Check("velocity scale", scale, "", f"{low} to {high}", bool(low < scale < high)),
-        *_check_parts(run, spacing, scale, finer),
+        Check("velocity scale", scale, "", f"{low:.3g} to {high:.3g}", bool(low < scale < high)),
+        *_check_parts(run, spacing, whole, finer),
     ]
 
 
