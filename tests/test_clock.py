@@ -215,18 +215,24 @@ def test_the_error_of_the_scale_is_larger_than_that_of_coarse_or_old_velocities(
     assert resolved_scale(*vibration(5, 2.0, 0.3), z, 2.0).error == np.inf
 
 
-@pytest.mark.parametrize("n_atoms", [1, 2, 3])
+@pytest.mark.parametrize("n_atoms", [1, 2, 4])
 def test_tiny_systems_have_no_odd_intervals_by_chance(n_atoms):
     for seed in range(20):
         random = np.random.default_rng(seed)
-        w = 2 * np.pi / random.uniform(20, 200, 3 * n_atoms)
-        if seed % 2:  # along a line, all turn at once
-            w = np.full(3 * n_atoms, w[0])
-        phase = 0.0 if seed % 2 else random.uniform(0, 6.28, 3 * n_atoms)
-        for h in (1.0, 5.0, 9.0):
-            angle = np.arange(400)[:, None] * h * w + phase
-            r, v = (x.reshape(400, -1, 3) for x in (np.cos(angle), -w * np.sin(angle)))
+        w = 2 * np.pi / np.exp(random.uniform(np.log(9), np.log(1000), 3 * n_atoms))
+        a = np.sqrt(-2 * np.log(random.uniform(size=3 * n_atoms))) / w
+        phase = random.uniform(0, 6.28, 3 * n_atoms)
+        if seed % 2:  # along a line
+            a = a * (np.arange(3 * n_atoms) % 3 == 0)
+        for h in (0.5, 5.0, 20.0):
+            angle = np.arange(1000)[:, None] * h * w + phase
+            r, v = (x.reshape(1000, -1, 3) for x in (a * np.cos(angle), -a * w * np.sin(angle)))
             assert not odd(intervals(r, v, np.ones(n_atoms), h)).any(), (seed, h)
+            assert not odd(intervals(r[:12], v[:12], np.ones(n_atoms), h)).any(), (seed, h)
+        keep = np.r_[0:500, 503:1000]
+        angle = np.arange(1000)[:, None] * 0.3 * w + phase
+        r, v = (x.reshape(1000, -1, 3)[keep] for x in (a * np.cos(angle), -a * w * np.sin(angle)))
+        assert set(np.flatnonzero(odd(intervals(r, v, np.ones(n_atoms), 0.3)))) <= {499}
 
 
 @pytest.mark.parametrize("every", [4, 10])

@@ -212,11 +212,11 @@ def _by_motion(recording: Recording, runs: Runs, spacing: float, path: Path) -> 
         intervals(recording.positions[r], recording.velocities[r], recording.masses, spacing)
         for r in runs.rows
     ]
-    scale, residual = (
-        np.concatenate([getattr(f, k) for f in found]) for k in Intervals._fields[:2]
+    scale, residual, left = (
+        np.concatenate([getattr(f, k) for f in found]) for k in Intervals._fields[:3]
     )
     longest = max(found, key=lambda f: len(f.scale))
-    together = Intervals(scale, residual, longest.correlation)
+    together = Intervals(scale, residual, left, longest.correlation, longest.modes)
     _require_scale(together, recording, spacing, path)
     flags, rows, gaps = odd(together), [], []
     old, k = iter(runs.gaps), 0
