@@ -12,6 +12,7 @@ from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.io import read_observables, read_trajectory
 from trajcast_jax.mechanics import degrees_of_freedom
 from trajcast_jax.reference.check import Check
+from trajcast_jax.reference.equipartition import check_equipartition
 from trajcast_jax.reference.structure import build_structure, is_crystal
 from trajcast_jax.reference.velocities import (
     ROUGH,
@@ -61,6 +62,7 @@ def check_run(path: str | Path, settings: ReferenceSettings | None = None) -> li
     if structure is not None:
         checks += _check_crystal(run, structure)
     checks += _check_bonds(run)
+    checks += check_equipartition(run.velocities, run.species, run.masses)
     if settings is None:  # imported trajectories may translate and rotate
         return checks
     return _hold(checks + _check_momenta(run), settings.expected)

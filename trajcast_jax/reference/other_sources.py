@@ -17,6 +17,7 @@ from trajcast_jax.io import H5MDWriter, ReadOptions, runs_of_file
 from trajcast_jax.io.checks import temperatures_in
 from trajcast_jax.io.digests import digest
 from trajcast_jax.io.options import note
+from trajcast_jax.reference.equipartition import require_equipartition
 from trajcast_jax.reference.repeats import Seen, require_other_files
 from trajcast_jax.reference.state import (
     STATE,
@@ -179,6 +180,8 @@ def _cut(source: Path, n_runs: int, gap: float, options: ReadOptions, settings, 
     if settings is not None:
         require_composition(parts[0][0], settings, source)
         require_cell(parts[0][0], settings, options, source)
+    system = max(parts, key=lambda part: len(part[1]))[0]
+    require_equipartition(system.velocities, system.species, system.masses, source)
     total = sum(len(times) for _, times in parts)
     note(_description(source, parts))
     if gaps:
