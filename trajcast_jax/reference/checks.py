@@ -11,6 +11,7 @@ from trajcast_jax.analysis.bonds import BROKEN, bonded_pairs, geometry, is_netwo
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.io import read_observables, read_trajectory
 from trajcast_jax.mechanics import degrees_of_freedom
+from trajcast_jax.reference.atoms import check_atoms
 from trajcast_jax.reference.check import Check
 from trajcast_jax.reference.equipartition import check_equipartition
 from trajcast_jax.reference.structure import build_structure, is_crystal
@@ -51,6 +52,7 @@ def check_run(path: str | Path, settings: ReferenceSettings | None = None) -> li
     # A thermostat scales velocities at the end of a step; positions follow in the next step.
     lag = VELOCITY_LAG + (settings.time_step if bath else 0.0)
     checks = check_velocities(run, times, lag) + check_intervals(run, times)
+    checks += check_atoms(run, times)
     if {"potential_energy", "kinetic_energy"} <= energies.keys():
         potential, kinetic = energies["potential_energy"], energies["kinetic_energy"]
         checks += _check_energy(run, times, potential, kinetic, bath)
