@@ -48,6 +48,13 @@ def test_training_generated_its_reference_and_learned(argon):
     assert seconds == sorted(seconds)
     _, notes = checkpoint.describe("runs/argon/train/best")
     assert notes["experiment"]["data"]["time_step"] == 50.0
+    for name in ("best", "ema"):
+        card = checkpoint.restore(f"runs/argon/train/{name}").card
+        assert (card.validity.species, card.validity.stride) == (("Ar",), 50.0)
+        assert card.made.reference == "LAMMPS"
+        assert card.made.engine_ns_per_day > 0
+        assert card.measured.accepted is None
+        assert bool(card.measured.one_step) == (name == "best")
     assert {p.name for p in Path("runs/argon/train").iterdir()} == {
         "best", "curve.png", "ema", "last", "metrics.csv",
     }  # fmt: skip

@@ -27,6 +27,9 @@ BOHR = 0.529177210903
 ATOMIC_TIME = 0.02418884326586
 """1 atomic unit of time in fs."""
 
+DALTON_PER_CUBIC_ANGSTROM = 1.66053906660
+"""1 Da/Å³ in g/cm³."""
+
 VELOCITY_UNITS = {
     "angstrom/fs": 1.0,
     "angstrom/ps": 1e-3,

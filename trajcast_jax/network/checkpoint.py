@@ -1,9 +1,9 @@
 """Save and restore checkpoints with orbax; writes are atomic, and damage is found.
 
 A model checkpoint is a directory with `model.json` (settings, statistics, species, Δt, version,
-digest) and `params/`. A training state is a directory with the same `model.json`, and any pytree
-in `state/`. While one replaces another, the older one is beside it, as `.NAME.old`, and is read
-if a kill leaves it there alone.
+digest), `params/` and, in most, a card (`network/card.py`). A training state is a directory with
+the same `model.json`, and any pytree in `state/`. While one replaces another, the older one is
+beside it, as `.NAME.old`, and is read if a kill leaves it there alone.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ import tensorstore as ts
 
 from trajcast_jax.config import ModelSettings, Statistics, from_dict
 from trajcast_jax.io import locked
+from trajcast_jax.network import card as cards
 from trajcast_jax.network.forecast import Forecaster, TrainedForecast
 from trajcast_jax.reading import load_json, reading
 
@@ -66,17 +67,44 @@ def pretrained(name: str) -> Path:
     return folder / name
 
 
-def save(path: str | Path, forecaster: Forecaster, params: Any, notes: dict | None = None) -> None:
+def save(
+    path: str | Path,
+    forecaster: Forecaster,
+    params: Any,
+    notes: dict | None = None,
+    card: cards.Card | None = None,
+) -> None:
     """Save a model checkpoint; an older one at `path` is replaced after the write is complete.
 
-    `notes` (JSON) are stored as given, for instance the origin and the errors of the weights.
+    `notes` (JSON) are stored as given, for instance the origin and the errors of the weights. A
+    `card` is stored as that of these weights; the card of an older checkpoint does not stay.
     """
-    _save(path, "params", forecaster, params, notes)
+    _save(path, "params", forecaster, params, notes, card)
+
+
+def save_card(path: str | Path, card: cards.Card) -> None:
+    """Store the card of the model saved at `path`, as that of its weights."""
+    restored, found = _params(path)
+    del restored
+    cards.write(_folder(path), dataclasses.replace(card, weights=found))
+
+
+def load_card(path: str | Path) -> cards.Card | None:
+    """The card of the model saved at `path`, without its weights; None if it has none.
+
+    Raises:
+      ValueError: the card is damaged, or one of other weights.
+    """
+    stated = _description(path).get("digest")
+    found = cards.read(_folder(path))
+    if found is None:
+        return None
+    return _require_own(found, stated or _params(path)[1], path)
 
 
 def save_state(path: str | Path, forecaster: Forecaster, state: Any) -> None:
     """Save a training state (any pytree of arrays) with the description of its model."""
-    _save(path, "state", forecaster, state, None)
+    _save(path, "state", forecaster, state)
 
 
 def restore(path: str | Path) -> TrainedForecast:
@@ -86,29 +114,21 @@ def restore(path: str | Path) -> TrainedForecast:
 
     Raises:
       FileNotFoundError: there is no `model.json`.
-      ValueError: the checkpoint is a training state, of another format, or incomplete.
+      ValueError: the checkpoint is a training state, of another format, or incomplete; or its
+        card is damaged, or of other weights.
     """
-    values, folder = _description(path), _folder(path)
-    if (folder / "state").exists():
-        raise ValueError(
-            f"{path} holds the state of a training run, not a model: the run goes on from it when "
-            "started again with the same folder (--out); the weights to start from or to forecast "
-            "with are in 'best' beside it, or in 'ema' once the run has ended."
-        )
-    forecaster = _forecaster(values, path)
-    with reading(folder / "model.json"):
-        precision = np.dtype(values.get("precision", "float32"))
-        shapes = forecaster.shapes()
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, precision), shapes)
-    params = _load(folder / "params", target, values)
-    return TrainedForecast(params=params, forecaster=forecaster)
+    params, found = _params(path)
+    card = cards.read(_folder(path))
+    if card is not None:
+        card = _require_own(card, found, path)
+    return TrainedForecast(params=params, forecaster=describe(path)[0], card=card)
 
 
 def restore_state(path: str | Path, like: Any) -> Any:
     """Restore the training state saved at `path`, in the structure of `like`."""
     values = _description(path)
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), like)
-    return _load(_folder(path) / "state", target, values)
+    return _load(_folder(path) / "state", target, values)[0]
 
 
 def exists(path: str | Path) -> bool:
@@ -134,6 +154,33 @@ def describe(path: str | Path) -> tuple[Forecaster, dict]:
     """Read a checkpoint's forecaster (without weights) and notes."""
     values = _description(path)
     return _forecaster(values, path), values.get("notes", {})
+
+
+def _params(path: str | Path) -> tuple[Any, str]:
+    """Weights of the model saved at `path`, and their digest."""
+    values, folder = _description(path), _folder(path)
+    if (folder / "state").exists():
+        raise ValueError(
+            f"{path} holds the state of a training run, not a model: the run goes on from it when "
+            "started again with the same folder (--out); the weights to start from or to forecast "
+            "with are in 'best' beside it, or in 'ema' once the run has ended."
+        )
+    forecaster = _forecaster(values, path)
+    with reading(folder / "model.json"):
+        precision = np.dtype(values.get("precision", "float32"))
+        shapes = forecaster.shapes()
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, precision), shapes)
+    return _load(folder / "params", target, values)
+
+
+def _require_own(card: cards.Card, weights: str, path: str | Path) -> cards.Card:
+    if card.weights != weights:
+        raise ValueError(
+            f"The card {_folder(path) / cards.JSON} is one of other weights or settings than the "
+            "checkpoint has: it does not tell where this model is valid. Copy the whole checkpoint "
+            "again, or remove card.json and card.md."
+        )
+    return card
 
 
 def _forecaster(values: dict, path: str | Path) -> Forecaster:
@@ -190,8 +237,8 @@ def _description(path: str | Path) -> dict:
     return values
 
 
-def _load(path: Path, target: Any, description: dict) -> Any:
-    """Restore a pytree and hold it against the digest in its description, if that has one."""
+def _load(path: Path, target: Any, description: dict) -> tuple[Any, str]:
+    """Restore a pytree, and its digest, held against that in its description, if there is one."""
     # Checkpoints from a GPU restore on a CPU only into a target on the CPU. In NumPy, double
     # precision is kept until the digest is known.
     there = ocp.args.PyTreeRestore(
@@ -211,8 +258,8 @@ def _load(path: Path, target: Any, description: dict) -> Any:
             f"{path} does not hold the weights that its model.json describes ({error}); the "
             "checkpoint is incomplete or was edited: copy it again or retrain."
         ) from error
-    stated = description.get("digest")
-    if stated is not None and digest(restored, description) != stated:
+    stated, found = description.get("digest"), digest(restored, description)
+    if stated is not None and found != stated:
         raise ValueError(
             f"{path.parent} is damaged or was edited: its weights and settings do not have the "
             "digest that its model.json states. Copy it again, or, if you have edited it, take "
@@ -220,7 +267,8 @@ def _load(path: Path, target: Any, description: dict) -> Any:
         )
     # orbax commits arrays to a device, and so all results computed from them. A function that is
     # called with its own results would then be compiled a second time.
-    return jax.tree.map(lambda x, like: jnp.asarray(np.asarray(x, like.dtype)), restored, target)
+    tree = jax.tree.map(lambda x, like: jnp.asarray(np.asarray(x, like.dtype)), restored, target)
+    return tree, found
 
 
 def _require_whole(path: Path) -> None:
@@ -245,14 +293,14 @@ def _require_shapes(metadata: Any, target: Any) -> None:
             raise ValueError(f"no array has the shape {leaf.shape}")
 
 
-def _save(path, part: str, forecaster: Forecaster, tree: Any, notes: dict | None) -> None:
+def _save(path, part: str, forecaster: Forecaster, tree: Any, notes=None, card=None) -> None:
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the lock of the folder `path`, which is replaced.
     guarded = path.with_name(f"{path.name}.checkpoint")
     with locked(guarded, f"Another process is saving {path}; save elsewhere."):
         _sweep(path)
-        _replace(path, part, forecaster, tree, notes)
+        _replace(path, part, forecaster, tree, notes, card)
 
 
 def _sweep(path: Path) -> None:
@@ -264,7 +312,7 @@ def _sweep(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _replace(path: Path, part: str, forecaster: Forecaster, tree: Any, notes) -> None:
+def _replace(path: Path, part: str, forecaster: Forecaster, tree: Any, notes, card) -> None:
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     unfinished.mkdir()
     try:
@@ -281,6 +329,8 @@ def _replace(path: Path, part: str, forecaster: Forecaster, tree: Any, notes) ->
         description = json.loads(json.dumps(description))
         description["digest"] = digest(tree, description)
         (unfinished / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+        if card is not None:
+            cards.write(unfinished, dataclasses.replace(card, weights=description["digest"]))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(unfinished / part, tree)  # leaving the context waits for the write
         for file in unfinished.rglob(MARKER):

@@ -16,14 +16,11 @@ from jaxtyping import Array, Float, Int
 from trajcast_jax.config import ModelSettings, Statistics
 from trajcast_jax.neighbors.far_field import far_features
 from trajcast_jax.neighbors.graph import Graph, Neighbors, disjoint_union, graph
+from trajcast_jax.network.card import Card
 from trajcast_jax.network.conservation import conserve_angular, conserve_linear
-from trajcast_jax.network.familiar import warn_of_strangeness
+from trajcast_jax.network.familiar import completed, guessed, strangeness
 from trajcast_jax.network.model import TrajCast
-from trajcast_jax.system import System, heights
-
-LONGER = 1.05
-"""A warning is given if a cell is longer than the longest cell of the training set by this
-factor."""
+from trajcast_jax.system import System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +231,8 @@ class TrainedForecast:
 
     params: Any
     forecaster: Forecaster = struct.field(pytree_node=False)
+    card: Card | None = struct.field(pytree_node=False, default=None)
+    """Where the model is valid, and what it was measured to do; None if it has no card."""
 
     def forecast(self, system: System, neighbors: Neighbors) -> System:
         """Forecast the system `time_step` later."""
@@ -267,10 +266,10 @@ class TrainedForecast:
     def check(self, system: System, temperature: float | None = None) -> None:
         """Check that the model can forecast this system.
 
-        A warning is given if the cell is longer than those of the training set. The model has
-        not learned how waves of longer wavelengths move. Others are given if temperature, density
-        or masses differ from those of the training set; `temperature` (K) is what the system is
-        to have, by default that of its velocities.
+        A warning is given for every quantity of the system that is outside of what the model has
+        learned from: temperature, density, neighbours, composition, masses, the cell's heights,
+        closest distances and speeds, as far as its card tells; without a card, what its statistics
+        tell. `temperature` (K) is what the system is to have, by default that of its velocities.
 
         Raises:
           ValueError: a species is unknown to the model, or the system is periodic but the model
@@ -289,20 +288,8 @@ class TrainedForecast:
                 "The checkpoint conserves angular momentum, which a periodic cell does not; "
                 "forecast an isolated molecule (no cell) with it."
             )
-        learned = self.statistics.longest_cell
-        if learned and system.cell is None:
-            warnings.warn(
-                "The system has no cell, but the checkpoint has learned from periodic matter "
-                "alone; give the cell if there is one.",
-                stacklevel=2,
-            )
-        longest = 0.0 if system.cell is None else float(heights(system.cell).max())
-        if 0 < LONGER * learned < longest:
-            warnings.warn(
-                f"The cell is {longest:.1f} Å long, but the checkpoint has learned from cells of "
-                f"at most {learned:.1f} Å: longer waves may heat or grow until the forecast "
-                "fails. Hold its first picoseconds against reference MD, or train on pairs from "
-                "longer cells too (experiments/results/larger_cells.md).",
-                stacklevel=2,
-            )
-        warn_of_strangeness(system, self.statistics, self.cutoff, temperature)
+        learned = guessed(self.statistics, self.cutoff, system)
+        if self.card is not None:
+            learned = completed(self.card.validity, learned)
+        for sentence in strangeness(system, learned, self.cutoff, temperature):
+            warnings.warn(sentence, stacklevel=2)

@@ -14,6 +14,7 @@ from trajcast_jax.reference.speed import engine_speed, processor
 from trajcast_jax.reference.state import (
     complete_runs,
     is_imported,
+    origin,
     require_settings,
     run_path,
     seed_of,
@@ -36,6 +37,7 @@ __all__ = [
     "is_imported",
     "make_engine",
     "minor",
+    "origin",
     "processor",
     "reference_md",
     "require_settings",

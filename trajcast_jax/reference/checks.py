@@ -24,7 +24,7 @@ from trajcast_jax.reference.velocities import (
     velocity_scale_by_simpson,
 )
 from trajcast_jax.system import System, minimum_image
-from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
+from trajcast_jax.units import BOLTZMANN, DALTON_PER_CUBIC_ANGSTROM, KINETIC_TO_EV
 
 ENERGY_DRIFT = 0.02  # meV/atom/ps
 TEMPERATURE = 0.03  # relative deviation of the mean, beyond four standard errors
@@ -35,7 +35,6 @@ LINDEMANN = 0.13
 SITE = 0.2
 """Largest distance of a mean site from its site in the start structure, in the same unit."""
 __all__ = ["ROUGH", "check_run", "velocity_lag_and_scale", "velocity_scale_by_simpson"]
-DALTON_PER_CUBIC_ANGSTROM = 1.66053906660  # g/cm³
 N_BLOCKS = 10
 RDF_FRAMES = 300
 MOMENTUM = 1e-5  # total momentum, relative to the sum of the atoms' absolute momenta

@@ -6,6 +6,7 @@ two are always consistent.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -167,6 +168,23 @@ def is_imported(out: str | Path) -> bool:
     """Whether the runs in `out` were imported from other trajectories."""
     path = Path(out) / STATE
     return path.exists() and "sources" in _made_with(path)
+
+
+def origin(out: str | Path) -> tuple[str, str]:
+    """Where the runs in `out` come from, in words, and a digest of what they were made with.
+
+    Both are empty if it is not known.
+    """
+    path = Path(out) / STATE
+    if not path.exists():
+        return "", ""
+    found = _made_with(path)
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    if "sources" in found:
+        words = f"trajectories: {', '.join(str(source[0]) for source in found['sources'])}"
+    else:
+        words = found.get("calculator") or "LAMMPS"
+    return words, f"sha256:{digest}"
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ from trajcast_jax.network import checkpoint
 from trajcast_jax.network.forecast import Forecaster
 from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.balance_pairs import balance_pairs
+from trajcast_jax.workflow.cards import training_card
 from trajcast_jax.workflow.command_line import load, require_within
 from trajcast_jax.workflow.reference_runs import ensure_reference, modes_of
 from trajcast_jax.workflow.training_pairs import going_on, with_cells
@@ -193,7 +194,9 @@ def main(arguments: Arguments) -> int:
             "learning rate, or a larger --patience may help."
         )
         return 1
-    checkpoint.save(arguments.out, forecaster, best.params, notes_of(last, measured))
+    hours = (time.monotonic() - start) / 3600
+    card = training_card(experiment, forecaster, pairs.groups, paths, hours)
+    checkpoint.save(arguments.out, forecaster, best.params, notes_of(last, measured), card)
     print(table(first, best.measured, "after"))
     print(
         f"The model got better: of {after} those after {best.update:,} were the best, at a weight "

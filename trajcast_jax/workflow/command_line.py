@@ -41,6 +41,15 @@ def load(name: str | Path, changes: tuple[str, ...] = ()) -> config.Experiment:
     Raises:
       FileNotFoundError: there is no such experiment.
     """
+    return config.changed(config.load(path_of(name)), changes)
+
+
+def path_of(name: str | Path) -> Path:
+    """Path of the TOML file of an experiment.
+
+    Raises:
+      FileNotFoundError: there is no such experiment.
+    """
     path = Path(name) if Path(name).suffix == ".toml" else FOLDER / f"{name}.toml"
     if not path.is_file() and Path(name).suffix == ".toml":
         raise FileNotFoundError(f"There is no file {path}; check the path.")
@@ -49,7 +58,7 @@ def load(name: str | Path, changes: tuple[str, ...] = ()) -> config.Experiment:
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
         raise FileNotFoundError(f"There is no experiment {name}: {hint}")
-    return config.changed(config.load(path), changes)
+    return path
 
 
 def require_within(name: str, value: float, bounds: Within) -> None:

@@ -22,6 +22,7 @@ from trajcast_jax.config.settings import NATURAL
 from trajcast_jax.data.pairs import frame_pairs
 from trajcast_jax.io import ReadOptions, atomic_write, read_observables, read_trajectory
 from trajcast_jax.network import checkpoint as checkpoints
+from trajcast_jax.network.card import MARKDOWN, summary
 from trajcast_jax.reading import load_json
 from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
 from trajcast_jax.reference.structure import with_structure
@@ -29,6 +30,7 @@ from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.command_line import Reading, load, notes_printed, require_within
 from trajcast_jax.workflow.judgement import conclude
 from trajcast_jax.workflow.reference_runs import modes_of, observables, trajectories
+from trajcast_jax.workflow.shipped_cards import shipped_card
 
 OPEN = ReadOptions()
 """Options for files that leave nothing open."""
@@ -133,6 +135,9 @@ def judged_step(
 ) -> dict:
     """Report entries of a checkpoint: its path and, if there are test runs, its one-step errors."""
     extra = {"checkpoint": str(checkpoint)}
+    known = checkpoints.load_card(checkpoint)
+    if known is not None:
+        print(summary(known))
     errors = one_step(experiment, checkpoint, folder, seed)
     if errors is not None:
         extra["one_step"] = errors
@@ -165,6 +170,26 @@ def judged_rollouts(
     return reports
 
 
+def save_observables(path: Path, measured: block_observables.Measured) -> None:
+    """Write reference observables, and say where they are."""
+    block_observables.save(path, measured)
+    print(f"The reference observables are in {path}.")
+
+
+def print_written(out: Path, count: int) -> None:
+    """Print the report on one trajectory, or the summary of several, and where it is."""
+    print((out / ("report.md" if count == 1 else "summary.md")).read_text())
+    print(f"The report and its plots are in {out}.\n")
+
+
+def make_card(experiment: Experiment, folder: Path) -> int:
+    """Write the card of a shipped model from what is published about it, and print it."""
+    checkpoints.save_card(folder, shipped_card(experiment, folder))
+    print((folder / MARKDOWN).read_text())
+    print(f"The card is in {folder}.")
+    return 0
+
+
 def speed_of(trajectory: Path) -> dict[str, float]:
     """Speed of a forecast (`ns_per_day`, of all `replicas`) from its report; {} if unknown."""
     report = trajectory.parent / "report.json"
@@ -192,6 +217,7 @@ def main(
     seed: int = 0,
     reading: Reading = OPEN,
     set: tuple[str, ...] = (),
+    write_card: bool = False,
 ) -> int:
     """Evaluate one-step errors of a checkpoint, and compare rollouts with the reference.
 
@@ -199,22 +225,23 @@ def main(
 
     Args:
       experiment: name of a TOML file in experiments/, or the path of one.
-      checkpoint: folder of the model. If neither --rollout nor --save-reference is given, the
-        default is the model that the package ships, or the best of the training.
+      checkpoint: folder of the model; if nothing else is evaluated, the shipped or best trained.
       reference: folder of the reference runs, or a trajectory; by default runs/reference/<name>.
       rollout: forecast trajectories, or folders with a trajectory.h5. Of several, each gets a
         report in a subfolder, and all get a summary.
       out: folder of the report; by default runs/evaluate/<name>.
       save_reference: write the reference observables to this .npz file.
-      modes: write the temperature of every mode (modes.csv): normal modes of a crystal, or modes
-        of the distances and dihedral angles of a molecule.
+      modes: write the temperature of every mode of a crystal or molecule (modes.csv).
       energies: number of frames of a rollout whose energies the reference's engine computes.
       seed: random seed of the test pairs.
       reading: what the trajectories of other programs among --rollout and --reference leave open.
       set: settings to replace. For a rollout with another stride than the experiment's, set
         data.time_step, so that reference spectra are measured at the same interval.
+      write_card: only write the card of a shipped model, from what is published about it.
     """
     loaded = load(experiment, set)
+    if write_card:
+        return make_card(loaded, checkpoint or folders.model(loaded))
     require_within("--energies", energies, NATURAL)
     folder = reference or folders.reference(loaded)
     out = out or folders.evaluations(loaded)
@@ -228,8 +255,7 @@ def main(
         if save_reference or rollout:
             measured = observables(loaded, folder, options)
         if save_reference:
-            block_observables.save(save_reference, measured)
-            print(f"The reference observables are in {save_reference}.")
+            save_observables(save_reference, measured)
         if not rollout:
             return 0
         paths = [path / "trajectory.h5" if path.is_dir() else path for path in rollout]
@@ -237,6 +263,5 @@ def main(
         (out / "modes.csv").unlink(missing_ok=True)
         if modes:
             write_modes(loaded, folder, paths, out, options)
-    print((out / ("report.md" if len(paths) == 1 else "summary.md")).read_text())
-    print(f"The report and its plots are in {out}.\n")
+    print_written(out, len(paths))
     return conclude(loaded, reports, extra.get("checkpoint") or model_of(paths[0]))

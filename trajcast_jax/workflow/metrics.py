@@ -23,13 +23,15 @@ class MetricsLog:
         # Rows of versions that did not write the time yet get none.
         rows = [[*row, "0"][: len(Metrics._fields)] for row in rows if int(row[0]) <= update]
         self.before = float(rows[-1][-1]) if rows else 0.0  # seconds spent by earlier processes
+        self.seconds = self.before
         text = "\n".join(",".join(row) for row in [Metrics._fields, *rows]) + "\n"
         io.atomic_write(self.path, text.encode())
         self.writer = _tensorboard(out) if tensorboard else None
 
     def write(self, metrics: Metrics) -> None:
         """Append one row; cells of missing validations are empty."""
-        metrics = metrics._replace(seconds=round(self.before + metrics.seconds, 1))
+        self.seconds = round(self.before + metrics.seconds, 1)
+        metrics = metrics._replace(seconds=self.seconds)
         with open(self.path, "a", newline="") as file:
             csv.writer(file).writerow("" if x is None else x for x in metrics)
         if self.writer is not None:

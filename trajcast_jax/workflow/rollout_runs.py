@@ -6,14 +6,16 @@ from pathlib import Path
 
 import tyro
 
-from trajcast_jax.config import Experiment, changed, from_dict
+from trajcast_jax.config import Experiment, changed, from_dict, stated
 from trajcast_jax.config.settings import ABOVE_0
 from trajcast_jax.io import ReadOptions, read
+from trajcast_jax.network.checkpoint import load_card
 from trajcast_jax.reading import load_json, reading
 from trajcast_jax.reference.structure import with_structure
 from trajcast_jax.system import System
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import Reading, load, notes_printed, require_within
+from trajcast_jax.workflow.cards import with_settings_of
+from trajcast_jax.workflow.command_line import Reading, load, notes_printed, path_of, require_within
 
 
 @dataclasses.dataclass
@@ -77,7 +79,11 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
     if arguments.temperatures:
         given["temperature"] = arguments.temperatures[0]
     changes = tuple(f"rollout.{k}={v}" for k, v in given.items() if v is not None)
-    experiment = load(arguments.experiment, (*arguments.set, *changes))
+    changes = (*arguments.set, *changes)
+    experiment = load(arguments.experiment, changes)
+    model = arguments.checkpoint or folders.model(experiment)
+    known = stated(path_of(arguments.experiment), changes)
+    experiment, taken = with_settings_of(load_card(model), experiment, known)
     count = len(arguments.temperatures) or arguments.replicas
     kelvins = arguments.temperatures or (experiment.rollout.temperature,) * count
     if count < 1 or arguments.replicas not in (1, count):
@@ -95,12 +101,14 @@ def new_run(arguments: Arguments) -> tuple[Run, Path]:
         )
     run = Run(
         experiment=experiment,
-        checkpoint=str(arguments.checkpoint or folders.model(experiment)),
+        checkpoint=str(model),
         start=str(arguments.start or folders.start(experiment)),
         thermalize=arguments.thermalize,
         temperatures=tuple(kelvins),
         reading=arguments.reading,
     )
+    if taken:
+        print(taken)
     return run, out
 
 

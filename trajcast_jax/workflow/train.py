@@ -18,8 +18,10 @@ from trajcast_jax.config.settings import ABOVE_0
 from trajcast_jax.data import FramePairs, join, statistics
 from trajcast_jax.learning.training import TrainState, fit, init_state
 from trajcast_jax.network import checkpoint
+from trajcast_jax.network.card import Card
 from trajcast_jax.network.forecast import Forecaster
 from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.cards import after, training_card
 from trajcast_jax.workflow.command_line import load, require_within
 from trajcast_jax.workflow.metrics import MetricsLog, read_curve
 from trajcast_jax.workflow.reference_runs import ensure_reference
@@ -89,6 +91,7 @@ def train(
         forecaster, begun = start(experiment, pairs["train"], out, init_from)
         pairs["train"] = join([pairs["train"], *load_visited(experiment, visited)])
         forecaster = with_cells(forecaster, pairs["train"])
+        card = training_card(experiment, forecaster, [pairs["train"]], paths)
         n_weights = sum(np.size(x) for x in jax.tree.leaves(begun.params))
         print(f"{n_weights:,} weights, {len(pairs['train']):,} training pairs, {out}")
         log = MetricsLog(out, int(begun.update), tensorboard)
@@ -98,13 +101,15 @@ def train(
         with show(
             total=experiment.training.updates, initial=int(begun.update), unit="update"
         ) as bar:
-            state = _follow(experiment, out, forecaster, begun, chunks, log, bar, save_every, heed)
-        _finish(experiment, out, forecaster, state, log)
+            state = _follow(
+                experiment, out, forecaster, begun, chunks, log, bar, save_every, heed, card
+            )
+        _finish(experiment, out, forecaster, state, log, card)
 
 
 def _follow(
     experiment: Experiment, out: Path, forecaster: Forecaster, state: TrainState, chunks,
-    log: MetricsLog, bar, save_every: int, heed: Callable[[], None],
+    log: MetricsLog, bar, save_every: int, heed: Callable[[], None], card: Card,
 ) -> TrainState:  # fmt: skip
     """Goes through the chunks of `fit`, and saves; gives the last state."""
     saved, best = int(state.update), float(state.best_error)
@@ -120,7 +125,9 @@ def _follow(
             if float(state.best_error) < best:
                 best = float(state.best_error)
                 notes = {"metrics": metrics._asdict(), "experiment": _plain(experiment)}
-                checkpoint.save(out / "best", forecaster, state.best_params, notes)
+                errors = metrics.displacement_error, metrics.velocity_error
+                scored = after(card, log.seconds, errors)
+                checkpoint.save(out / "best", forecaster, state.best_params, notes, scored)
         if metrics.update - saved >= save_every or metrics.update >= total:
             checkpoint.save_state(out / "last", forecaster, state)
             saved = metrics.update
@@ -143,10 +150,12 @@ def _plain(experiment: Experiment) -> dict:
 
 
 def _finish(
-    experiment: Experiment, out: Path, forecaster: Forecaster, state: TrainState, log: MetricsLog
-) -> None:
+    experiment: Experiment, out: Path, forecaster: Forecaster, state: TrainState,
+    log: MetricsLog, card: Card,
+) -> None:  # fmt: skip
     # The averaged weights at the very end, which need not be the best ones.
-    checkpoint.save(out / "ema", forecaster, state.ema_params, {"experiment": _plain(experiment)})
+    notes = {"experiment": _plain(experiment)}
+    checkpoint.save(out / "ema", forecaster, state.ema_params, notes, after(card, log.seconds))
     curve = read_curve(log.path)
     curve["frames"] = curve["update"] * experiment.training.batch_size
     published = experiment.evaluation.published_errors
