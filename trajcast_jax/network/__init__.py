@@ -3,7 +3,8 @@
 `layers/` holds equivariant layers; `substeps` integrates stiff vibrations; `model` is the network
 in normalised units; `conservation` projects onto conserved momenta; `forecast` maps a System to
 the next one in physical units; `compress` reduces radial networks; `checkpoint` saves and
-restores models.
+restores models; `card` tells where a model is valid, which `validity` measures and `familiar` holds
+systems against.
 """
 
 from trajcast_jax.network.checkpoint import pretrained, restore, save
