@@ -92,7 +92,7 @@ def test_bonds_angles_and_free_energies_of_torsions_are_compared():
         assert found["deviation_kT"] == pytest.approx(deviation, abs=0.06)
         assert found["deviation_kT_among_reference"] < 0.15
     text = render(report)
-    assert "| O–O | 1.4700 ± 0.0000 | 1.4500 ± 0.0000 | +0.0200 |" in text
+    assert "| O–O | 1.4700 ± 0.0000 | 1.4500 ± 0.0000 | +0.0200 ± 0.0000 |" in text
     assert "torsions, in k_B T" in text
 
 

@@ -29,7 +29,7 @@ def test_saved_observables_give_the_same_report(reference, tmp_path):
     flat, other = (jax.tree.leaves(r) for r in (before, after))
     assert len(flat) == len(other)
     for a, b in zip(flat, other, strict=True):
-        assert a == (pytest.approx(b, rel=1e-4, abs=1e-9) if isinstance(a, float) else b)
+        assert a == (pytest.approx(b, rel=1e-3, abs=1e-9) if isinstance(a, float) else b)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

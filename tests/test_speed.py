@@ -6,7 +6,7 @@ import pytest
 
 from trajcast_jax.config import Experiment, ReferenceSettings
 from trajcast_jax.reference import engine_speed, processor, speed
-from trajcast_jax.workflow import evaluate, folders, judgement
+from trajcast_jax.workflow import folders, forecasts, judgement
 
 
 def test_what_is_known_adds_up_and_starts_anew_with_another_size(tmp_path):
@@ -57,8 +57,8 @@ def test_nothing_is_said_where_no_runs_tell(tmp_path, monkeypatch):
 
 
 def test_evaluate_knows_the_speed_that_rollout_measured(tmp_path):
-    assert evaluate.speed_of(tmp_path / "trajectory.h5") == {}
+    assert forecasts.known_of(tmp_path / "trajectory.h5") == {}
     (tmp_path / "report.json").write_text('{"ns_per_day": 12.5, "seconds": 3.0}')
-    assert evaluate.speed_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5}
+    assert forecasts.known_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5}
     (tmp_path / "report.json").write_text('{"ns_per_day": 12.5, "replicas": 3}')
-    assert evaluate.speed_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5, "replicas": 3}
+    assert forecasts.known_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5, "replicas": 3}

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from trajcast_jax.analysis.criteria import decide
 from trajcast_jax.analysis.report import render_verdict
-from trajcast_jax.analysis.verdict import decide, judge, worst
+from trajcast_jax.analysis.verdict import judge, worst
 from trajcast_jax.config import Experiment
 from trajcast_jax.workflow import judgement
 
@@ -87,7 +88,7 @@ UNDECIDED = {
     "too short for a mean so exact": [{"error": 8.0}],
     "too short for means so exact": [{"species_error": 20.0}],
     "the deviation is at the limit within its error": [{"rdf": 5.1}],
-    "the reference is a single stretch": [{"rdf_noise": None}],
+    "the reference is a single stretch": [{"rdf_noise": None, "blocks": 1}],
     "the reference is at 299 K, and the forecast is not": [
         {"mean": 500.0, "target": 500.0, "Si": 500.0, "O": 500.0, "rdf": 40.0}
     ],

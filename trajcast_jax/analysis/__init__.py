@@ -1,9 +1,10 @@
 """Observables of trajectories, and reports that compare a forecast with a reference.
 
 `observables` are functions of trajectories; `soft_observables` are differentiable ones. `modes`
-analyses vibrations and `bonds` molecular geometry. `block_observables` measures everything in
-blocks, for error bars, and `comparison` compares two such measurements. `evaluation` computes
-one-step errors and writes the reports; `verdict` judges them, `report` and `plots` render them.
+analyses vibrations, `bands` their temperatures, and `bonds` molecular geometry. `block_observables`
+measures everything in blocks, for error bars, and `comparison` compares two such measurements by
+`scores`. `evaluation` computes one-step errors and writes the reports. `verdict` judges them by the
+rules of `criteria`, `joint_verdict` several together. `report`, `verdict_tables` and `plots` show.
 """
 
 from trajcast_jax.analysis.observables import (

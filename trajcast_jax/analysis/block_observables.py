@@ -18,6 +18,8 @@ Keys, for species A and B by chemical symbol:
   temperature/all, /A       mean temperature (K), of all atoms and by species
   temperature/deviation     standard deviation of the temperature over frames (K)
   bond/A–B, angle/A–B–C     mean length (Å), mean angle (degrees) of bonded atoms
+  bond_width/A–B, angle_width/A–B–C  standard deviation of a length (Å), of an angle (degrees)
+  stretch/all               longest bond in units of the sum of covalent radii
   dihedral/degrees, /A–B–C–D  bin centres, density of a dihedral angle (1/degree)
   speed/A                   Kolmogorov–Smirnov distance of the speed distribution from the
                             Maxwell–Boltzmann distribution at the block's mean temperature
@@ -234,6 +236,10 @@ def _molecules(block: System, bonds: np.ndarray, chains: dict[str, tuple[int, ..
     shape = geometry(block, bonds)
     measured = {f"bond/{name}": np.asarray(length) for name, length in shape.lengths.items()}
     measured |= {f"angle/{name}": np.asarray(angle) for name, angle in shape.angles.items()}
+    measured |= {f"bond_width/{k}": np.asarray(x) for k, x in shape.length_widths.items()}
+    measured |= {f"angle_width/{k}": np.asarray(x) for k, x in shape.angle_widths.items()}
+    if len(bonds):
+        measured["stretch/all"] = np.asarray(shape.stretch)
     edges = np.linspace(-180.0, 180.0, DIHEDRAL_BINS + 1)
     for name, chain in chains.items():
         degrees = np.degrees(np.asarray(dihedrals(block, [chain])))

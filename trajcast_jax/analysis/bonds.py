@@ -32,27 +32,42 @@ class Geometry(NamedTuple):
     """Mean angles, degrees."""
     stretch: float
     """Largest bond length in units of the sum of covalent radii; NaN without bonds."""
+    length_widths: dict[str, float]
+    """Standard deviations of the length of a bond, Å: root mean squares over the bonds."""
+    angle_widths: dict[str, float]
+    """Standard deviations of an angle, degrees, likewise."""
 
 
 def geometry(run: System, bonds: Int[np.ndarray, "bond 2"]) -> Geometry:
-    """Mean bond lengths (Å) and angles (degrees), and the largest stretch, of a trajectory."""
+    """Bond lengths (Å) and angles (degrees), their widths, and the largest stretch, in a run."""
     numbers = np.asarray(run.species)
     if not len(bonds):
-        return Geometry({}, {}, float("nan"))
+        return Geometry({}, {}, float("nan"), {}, {})
     angles = _angles(bonds)
     radii = covalent_radii[numbers[bonds]].sum(axis=1)
-    lengths, cosines, stretch = [], [], 0.0
+    sums, stretch = [], 0.0
     for start in range(0, len(run.positions), FRAMES):
         positions = np.asarray(run.positions[start : start + FRAMES], np.float64)
         distances = np.linalg.norm(_vectors(positions, bonds, run.cell), axis=-1)
         stretch = max(stretch, float(np.max(distances / radii)))
-        lengths.append(distances.sum(axis=0))
-        cosines.append(_angle(positions, angles, run.cell).sum(axis=0))
-    return Geometry(
-        _by_name(bonds, numbers, np.sum(lengths, axis=0) / len(run.positions)),
-        _by_name(angles, numbers, np.sum(cosines, axis=0) / len(run.positions)),
-        stretch,
+        bent = _angle(positions, angles, run.cell)
+        sums.append([x.sum(axis=0) for x in (distances, distances**2, bent, bent**2)])
+    length, length2, angle, angle2 = (
+        np.sum(x, 0) / len(run.positions) for x in zip(*sums, strict=True)
     )
+    return Geometry(
+        _by_name(bonds, numbers, length),
+        _by_name(angles, numbers, angle),
+        stretch,
+        _widths(bonds, numbers, length2 - length**2),
+        _widths(angles, numbers, angle2 - angle**2),
+    )
+
+
+def _widths(groups, numbers, variances) -> dict[str, float]:
+    """Root mean squares of the widths of groups of atoms with the same symbols."""
+    means = _by_name(groups, numbers, np.maximum(variances, 0.0))
+    return {name: value**0.5 for name, value in means.items()}
 
 
 def bonded_pairs(system: System) -> Int[np.ndarray, "bond 2"]:

@@ -4,17 +4,17 @@ Every part is a dict of plain numbers that can be written as JSON. `x_error` is 
 of `x` from block averages; it is None if there are too few blocks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from trajcast_jax import averages
 from trajcast_jax.analysis import block_observables, observables
 from trajcast_jax.analysis.block_observables import Measured
+from trajcast_jax.analysis.scores import common, jackknife, number, of_blocks, onto, pair, score
 from trajcast_jax.analysis.soft_observables import diffusion_coefficient
 from trajcast_jax.config import Experiment
 from trajcast_jax.mechanics import momentum, total_mass
@@ -28,6 +28,11 @@ HIGHEST = 4.0
 """k_B T. Dihedral angles with a higher free energy in the reference have too few samples."""
 SQUARE_ANGSTROM_PER_FS = 0.1
 """1 Å²/fs in cm²/s."""
+FAR = 1.0
+"""Å², smallest mean squared displacement of an element that diffuses. By Lindemann's rule, a
+crystal of atoms 3 to 4 Å apart melts below it."""
+TINY = 1e-12
+"""Smallest value (any unit) that is a divisor."""
 
 
 # Failure
@@ -149,17 +154,17 @@ def temperatures(
         "degrees_of_freedom": dof,
         "target_K": target,
         "constant_energy": settings.rollout.ensemble == "nve",
-        **_pair("mean_K", *averages.block_average(series, n_blocks)),
-        **_pair("deviation_K", series.std(), spread),
+        **pair("mean_K", *averages.block_average(series, n_blocks)),
+        **pair("deviation_K", series.std(), spread),
         "expected_deviation_K": (
             observables.canonical_temperature_deviation(target, dof) if target else None
         ),
-        **_pair("drift_K_per_ps", *slope),
-        **_pair("reference_mean_K", *_of_blocks(reference.get("temperature/all"))),
-        **_pair("reference_deviation_K", *_of_blocks(reference.get("temperature/deviation"))),
+        **pair("drift_K_per_ps", *slope),
+        **pair("reference_mean_K", *of_blocks(reference.get("temperature/all"))),
+        **pair("reference_deviation_K", *of_blocks(reference.get("temperature/deviation"))),
         "by_species": {
-            symbol: _pair("mean_K", *averages.block_average(by_species[z], n_blocks))
-            | _pair("reference_mean_K", *_of_blocks(reference.get(f"temperature/{symbol}")))
+            symbol: pair("mean_K", *averages.block_average(by_species[z], n_blocks))
+            | pair("reference_mean_K", *of_blocks(reference.get(f"temperature/{symbol}")))
             for symbol, z in block_observables.elements(used).items()
         },
     }
@@ -174,7 +179,7 @@ def structure(forecast: Measured, reference: Measured) -> dict:
       ValueError: the reference has other bins.
     """
     pairs = {}
-    for key in _common("rdf/", forecast, reference, but="r"):
+    for key in common("rdf/", forecast, reference, but="r"):
         grid, target = forecast["rdf/r"], reference["rdf/r"]
         if len(grid) != len(target) or not np.allclose(grid, target, rtol=1e-4):
             raise ValueError(
@@ -185,7 +190,7 @@ def structure(forecast: Measured, reference: Measured) -> dict:
         def deviation(g, against):
             return 100 * np.abs(g - against).sum() / against.sum()
 
-        pairs[key.removeprefix("rdf/")] = _score(
+        pairs[key.removeprefix("rdf/")] = score(
             "deviation_percent", deviation, forecast[key], reference[key]
         )
     return pairs
@@ -203,20 +208,21 @@ def vibrations(forecast: Measured, reference: Measured) -> dict:
         return part | {"overlap": {}}
     overlaps = {}
     grid = forecast["vdos/wavenumbers"]
-    for key in _common("vdos/", forecast, reference, but="wavenumbers"):
+    for key in common("vdos/", forecast, reference, but="wavenumbers"):
         # The grid of a short forecast is coarser than that of the reference.
-        target = _onto(grid, reference["vdos/wavenumbers"], reference[key])
-        overlaps[key.removeprefix("vdos/")] = _score(
+        target = onto(grid, reference["vdos/wavenumbers"], reference[key])
+        overlaps[key.removeprefix("vdos/")] = score(
             "overlap", observables.vdos_overlap, forecast[key], target
         )
     return part | {"overlap": overlaps}
 
 
-def displacements(forecast: Measured, reference: Measured) -> dict:
+def displacements(forecast: Measured, reference: Measured, periodic: bool = True) -> dict:
     """Compare mean squared displacements (Å²) at the longest common lag, and diffusion.
 
     The diffusion coefficient (cm²/s) is a sixth of the slope over the second half of the lags. In
-    a crystal it is 0 within its error.
+    a crystal it is 0 within its error. `diffuses` tells which elements of a `periodic` system
+    diffuse in the reference (`diffusing`).
     """
     lags = forecast["msd/times"]
     lags = lags[lags <= reference["msd/times"][-1] * (1 + 1e-6)]
@@ -228,36 +234,83 @@ def displacements(forecast: Measured, reference: Measured) -> dict:
     def diffusion(curve):
         return SQUARE_ANGSTROM_PER_FS * diffusion_coefficient(curve[half:], lags[half:])
 
-    part = {"lag_ps": float(lags[-1]) * 1e-3}
-    for key in _common("msd/", forecast, reference, but="times"):
+    def growth(curve, target):
+        return 100 * (curve[-1] / max(target[-1], TINY) - 1)
+
+    part, moving = {"lag_ps": float(lags[-1]) * 1e-3}, diffusing(reference) if periodic else []
+    for key in common("msd/", forecast, reference, but="times"):
         ours = forecast[key][:, : len(lags)]
-        theirs = _onto(lags, reference["msd/times"], reference[key])
+        theirs = onto(lags, reference["msd/times"], reference[key])
         part[key.removeprefix("msd/")] = {
-            **_pair("msd_A2", *jackknife(ours, last)),
-            **_pair("reference_msd_A2", *jackknife(theirs, last)),
-            **_pair("diffusion_cm2_per_s", *jackknife(ours, diffusion)),
-            **_pair("reference_diffusion_cm2_per_s", *jackknife(theirs, diffusion)),
+            **pair("msd_A2", *jackknife(ours, last)),
+            **pair("reference_msd_A2", *jackknife(theirs, last)),
+            **pair("diffusion_cm2_per_s", *jackknife(ours, diffusion)),
+            **pair("reference_diffusion_cm2_per_s", *jackknife(theirs, diffusion)),
+            **score("deviation_percent", growth, ours, theirs),
+            "diffuses": key.removeprefix("msd/") in moving,
         }
     return part
+
+
+def diffusing(reference: Measured) -> list[str]:
+    """Elements that diffuse: at least half of their mean squared displacement is linear in time.
+
+    It is above `FAR` at the longest lag too, which vibrations of a crystal do not reach.
+    """
+    lags = reference["msd/times"]
+    half, found = len(lags) // 2, []
+    for key in common("msd/", reference, reference, but="times"):
+        curve = reference[key].mean(axis=0)
+        if not half or curve[-1] < FAR:
+            continue
+        if 6 * diffusion_coefficient(curve[half:], lags[half:]) * lags[-1] > curve[-1] / 2:
+            found.append(key.removeprefix("msd/"))
+    return found
 
 
 def molecules(forecast: Measured, reference: Measured) -> dict:
-    """Compare bond lengths (Å), angles (degrees) and free energies of dihedral angles (k_B T)."""
+    """Compare bond lengths (Å), angles (degrees) and free energies of dihedral angles (k_B T).
+
+    Widths of lengths and angles are compared in %. `unmatched` names what was not measured in the
+    reference.
+    """
     part = {}
     for kind, unit in (("bond", "A"), ("angle", "degrees")):
         part[f"{kind}s"] = {
-            key.removeprefix(f"{kind}/"): _pair(f"mean_{unit}", *_of_blocks(forecast[key]))
-            | _pair(f"reference_mean_{unit}", *_of_blocks(reference[key]))
-            | {f"difference_{unit}": number(forecast[key].mean() - reference[key].mean())}
-            for key in _common(f"{kind}/", forecast, reference)
+            key.removeprefix(f"{kind}/"): pair(f"mean_{unit}", *of_blocks(forecast[key]))
+            | pair(f"reference_mean_{unit}", *of_blocks(reference[key]))
+            | score(f"difference_{unit}", np.subtract, forecast[key], reference[key])
+            for key in common(f"{kind}/", forecast, reference)
         }
+    part["widths"] = {
+        key.partition("/")[2]: score("deviation_percent", _percent, forecast[key], reference[key])
+        for kind in ("bond_width/", "angle_width/")
+        for key in common(kind, forecast, reference)
+    }
     part["dihedrals"] = {
-        key.removeprefix("dihedral/"): _score(
+        key.removeprefix("dihedral/"): score(
             "deviation_kT", free_energy_deviation, forecast[key], reference[key]
         )
-        for key in _common("dihedral/", forecast, reference, but="degrees")
+        for key in common("dihedral/", forecast, reference, but="degrees")
     }
+    kinds = {
+        "bond/": "bond lengths",
+        "angle/": "angles",
+        "bond_width/": "widths of bonds and angles",
+        "dihedral/": "torsions",
+    }
+    part["unmatched"] = [
+        name
+        for kind, name in kinds.items()
+        if any(key.startswith(kind) for key in forecast.keys() - reference.keys())
+    ]
+    stretch = reference.get("stretch/all")
+    part["reference_stretch"] = None if stretch is None else number(np.max(stretch))
     return part
+
+
+def _percent(value: float, reference: float) -> float:
+    return 100 * (value / max(reference, TINY) - 1)
 
 
 def free_energy_deviation(
@@ -278,9 +331,9 @@ def free_energy_deviation(
 def speeds(forecast: Measured, reference: Measured) -> dict:
     """Largest difference (%) of cumulative speed distributions from Maxwell–Boltzmann's."""
     return {
-        key.removeprefix("speed/"): _pair("distance_percent", *_of_blocks(100 * forecast[key]))
-        | _pair("reference_distance_percent", *_of_blocks(100 * reference[key]))
-        for key in _common("speed/", forecast, reference)
+        key.removeprefix("speed/"): pair("distance_percent", *of_blocks(100 * forecast[key]))
+        | pair("reference_distance_percent", *of_blocks(100 * reference[key]))
+        for key in common("speed/", forecast, reference)
     }
 
 
@@ -291,58 +344,3 @@ def motion(used: System) -> dict:
         "largest_momentum": largest,
         "largest_center_of_mass_speed": largest / float(total_mass(used)),
     }
-
-
-# Numbers
-
-
-def number(x) -> float | None:
-    """Convert to a plain float; None if it is not finite."""
-    return float(x) if np.isfinite(x) else None
-
-
-def jackknife(blocks: Float[ArrayLike, "block ..."], function: Callable) -> tuple:
-    """`function` of the mean of the blocks, and its jackknife (leave-one-out) standard error.
-
-    For functions that are not linear in the blocks (overlaps). The error of one block is NaN.
-    """
-    blocks = np.asarray(blocks)
-    n, total = len(blocks), blocks.sum(axis=0)
-    left = np.asarray([function((total - block) / max(n - 1, 1)) for block in blocks])
-    error = ((n - 1) / n * ((left - left.mean(axis=0)) ** 2).sum(axis=0)) ** 0.5
-    return function(total / n), error if n > 1 else np.full_like(error, np.nan)
-
-
-def _pair(name: str, value, error) -> dict:
-    return {name: number(value), f"{name}_error": number(error)}
-
-
-def _of_blocks(blocks) -> tuple:
-    """Mean and standard error of independent blocks; NaN if `blocks` is None."""
-    return (
-        (np.nan, np.nan)
-        if blocks is None
-        else averages.block_average(jnp.asarray(blocks), len(blocks))
-    )
-
-
-def _common(prefix: str, a: Measured, b: Measured, but: str = "") -> list[str]:
-    return [key for key in a if key.startswith(prefix) and key in b and key != prefix + but]
-
-
-def _onto(grid, old_grid, curves) -> np.ndarray:
-    """Interpolate curves (block, point) from one grid to another."""
-    return np.stack([np.interp(grid, old_grid, curve) for curve in curves])
-
-
-def _score(name: str, function: Callable, ours, theirs) -> dict:
-    """Compute `function(forecast, reference)` for two sets of curves (block, point).
-
-    `…_among_reference` is the noise: the mean score of each reference block against the mean of
-    the other reference blocks.
-    """
-    target = theirs.mean(axis=0)
-    n, total = len(theirs), theirs.sum(axis=0)
-    alike = [function(block, (total - block) / (n - 1)) for block in theirs] if n > 1 else [np.nan]
-    value = jackknife(ours, lambda curve: function(curve, target))
-    return _pair(name, *value) | {f"{name}_among_reference": number(np.mean(alike))}

@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int
 
 from trajcast_jax import averages
 from trajcast_jax.analysis import block_observables, comparison, observables
+from trajcast_jax.analysis.bands import Bands, compare_bands
 from trajcast_jax.analysis.block_observables import Measured
+from trajcast_jax.analysis.joint_verdict import judge_together
 from trajcast_jax.analysis.plots import plot_all
 from trajcast_jax.analysis.report import render, render_summary, summarize
 from trajcast_jax.analysis.verdict import judge
@@ -195,7 +197,7 @@ def compare(
     return report | {
         "rdf": comparison.structure(forecast, reference),
         "vdos": comparison.vibrations(forecast, reference),
-        "msd": comparison.displacements(forecast, reference),
+        "msd": comparison.displacements(forecast, reference, trajectory.cell is not None),
         "molecules": comparison.molecules(forecast, reference),
     }, forecast
 
@@ -207,8 +209,9 @@ def write_report(
     settings: Experiment,
     extra: dict,
     options: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+    bands: Bands | str | None = None,
 ) -> dict:
-    """Write report.json, report.md and the plots into `directory`; return the report.
+    """Write report.json, report.md, verdict.json and the plots into `directory`; return the report.
 
     Args:
       directory: created if it does not exist.
@@ -216,9 +219,10 @@ def write_report(
       reference: a file that `block_observables.save` wrote, or its content; {} for none.
       settings: the experiment; its `rollout` describes the forecast.
       extra: further entries of the report. `one_step` (from `one_step_errors`) becomes a table,
-        `stopped` is the reason why the rollout ended early, and all others are listed in the
-        section "The run".
+        `stopped` is the reason why the rollout ended early, `planned_ps` its planned duration, and
+        all others are listed in the section "The run".
       options: what a trajectory file of another program leaves open.
+      bands: bands of modes of the reference, or the reason why there are none.
 
     Raises:
       ValueError: the trajectory file has only one frame.
@@ -240,18 +244,42 @@ def write_report(
         # The failed frame is not among the stored frames.
         end = {"time_ps": report["duration_ps"], "frame": report["frames"]}
         report["failure"] |= end | {"reason": extra["stopped"].rstrip(".")}
-    report = extra | report
+    report = extra | report | _modes(forecast, report, bands, settings)
     report["verdict"] = judge(report)
     kelvin = block_observables.temperatures(forecast, settings.model.conserve_angular)
     report["plots"] = plot_all(directory, report, kelvin, curves, reference)
     atomic_write(directory / "report.json", json.dumps(report, indent=1).encode())
     atomic_write(directory / "report.md", render(report).encode())
+    write_verdict(directory, [report])
     return report
 
 
+def _modes(
+    forecast: System, report: dict, bands: Bands | str | None, settings: Experiment
+) -> dict[str, dict]:
+    """Part of a report: the temperatures of bands of modes, or why there are none."""
+    if bands is None or "temperature" not in report:
+        return {}
+    if isinstance(bands, Bands) and not np.array_equal(bands.species, forecast.species):
+        bands = "the forecast has other atoms than the reference runs"
+    if isinstance(bands, str):
+        return {"modes": {"bands": {}, "why": bands}}
+    ends = (report[f"measured_{end}_ps"] * 1e3 / report["time_step_fs"] for end in ("from", "to"))
+    used = observables.cut(forecast, slice(*(round(frame) for frame in ends)))
+    return {"modes": compare_bands(used, bands, settings.evaluation.n_blocks)}
+
+
+def write_verdict(directory: str | Path, reports: list[dict]) -> dict:
+    """Write verdict.json: that of `judge_together` on one or more reports; return it."""
+    verdict = judge_together(reports)
+    atomic_write(Path(directory) / "verdict.json", json.dumps(verdict, indent=1).encode())
+    return verdict
+
+
 def write_summary(directory: str | Path, reports: list[dict]) -> dict:
-    """Write summary.json and summary.md of several runs' reports; return the summary."""
-    summary = summarize(reports)
+    """Write summary.json, summary.md and verdict.json of several runs; return the summary."""
+    summary = summarize(reports) | {"verdict": write_verdict(directory, reports)}
+    summary["passed"] = summary["verdict"]["passed"]
     atomic_write(Path(directory) / "summary.json", json.dumps(summary, indent=1).encode())
     atomic_write(Path(directory) / "summary.md", render_summary(summary).encode())
     return summary

@@ -5,6 +5,7 @@ from statistics import fmean, stdev
 
 from trajcast_jax.analysis.comparison import HIGHEST
 from trajcast_jax.analysis.verdict import worst
+from trajcast_jax.analysis.verdict_tables import render_joint, render_verdict, table
 
 
 def render(report: dict) -> str:
@@ -24,8 +25,10 @@ def render(report: dict) -> str:
                 "vdos": _vibrations(report["vdos"]),
                 "msd": _displacements(report["msd"]),
             }
-        if any(report.get("molecules", {}).values()):
+        if any(report.get("molecules", {}).get(kind) for kind in ("bonds", "angles", "dihedrals")):
             sections["dihedral"] = _molecules(report["molecules"])
+        if report.get("modes", {}).get("bands"):
+            sections["modes"] = _modes(report["modes"])
         for name, text in sections.items():
             parts.append(text + (f"\n\n![{name}]({plots[name]})" if name in plots else ""))
         parts.append(_speeds(report["speed"], report["momentum"]))
@@ -43,14 +46,9 @@ TOLD = (
     "duration_ps",
     "measured_from_ps",
     "measured_to_ps",
+    "planned_ps",
 )
 """Keys that the summary shows, so they are not repeated in the section "The run"."""
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Make a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _plain(x) -> str:
@@ -62,7 +60,8 @@ def _number(part: dict, name: str, digits: str, absent: str = "–") -> str:
     value, error = part.get(name), part.get(f"{name}_error")
     if value is None:
         return absent
-    return f"{value:{digits}}" + ("" if error is None else f" ± {error:{digits}}")
+    unsigned = digits.lstrip("+")
+    return f"{value:{digits}}" + ("" if error is None else f" ± {error:{unsigned}}")
 
 
 def _summary(report: dict) -> str:
@@ -88,17 +87,6 @@ def _summary(report: dict) -> str:
         f"{against}. ± is one standard error, from blocks of time."
     )
     return " ".join(lines) + "\n\n" + measured
-
-
-def render_verdict(verdict: dict) -> str:
-    """Render a verdict as Markdown: its sentence, and a row for each criterion."""
-    words = {True: "passed", False: "MISSED", None: "not decided"}
-    rows = [
-        [row["name"], row["found"], row["limit"], row["noise"], words[row["passed"]]]
-        for row in verdict["criteria"]
-    ]
-    head = ["criterion", "forecast", "limit", "reference, or its noise", ""]
-    return f"**{verdict['sentence']}**\n\n{table(head, rows)}"
 
 
 def render_one_step(errors: dict) -> str:
@@ -223,6 +211,19 @@ def _molecules(part: dict) -> str:
     )
 
 
+MEANS = ("mean_K", "reference_mean_K")
+
+
+def _modes(part: dict) -> str:
+    rows = [
+        [band, str(own["modes"]), *(_number(own, name, ".1f") for name in MEANS)]
+        for band, own in part["bands"].items()
+    ]
+    return "## Temperatures of modes, K\n\n" + table(
+        ["band, cm⁻¹", "modes", "forecast", "reference"], rows
+    )
+
+
 def _speeds(speeds: dict, momentum: dict) -> str:
     names = ("distance_percent", "reference_distance_percent")
     head = ["element", "forecast, %", "reference, %"]
@@ -289,7 +290,8 @@ def render_summary(summary: dict) -> str:
     ]
     return (
         f"# {summary['name']}: {summary['runs']} forecasts against the reference\n\n"
-        + "\n".join(f"{k + 1}. **{text}**" for k, text in enumerate(summary["verdicts"]))
+        + (f"{render_joint(summary['verdict'])}\n\n" if "verdict" in summary else "")
+        + "\n".join(f"{k + 1}. {text}" for k, text in enumerate(summary["verdicts"]))
         + f"\n\n{failed} of {summary['runs']} failed. ± is one standard error over the runs.\n\n"
         + table(["figure", "mean", "each run"], rows)
         + "\n"

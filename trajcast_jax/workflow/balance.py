@@ -22,6 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from trajcast_jax import io
+from trajcast_jax.analysis.bands import modes_of
 from trajcast_jax.analysis.modes import NormalModes
 from trajcast_jax.config import Experiment
 from trajcast_jax.config.settings import ABOVE_0
@@ -42,7 +43,7 @@ from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.balance_pairs import balance_pairs
 from trajcast_jax.workflow.cards import training_card
 from trajcast_jax.workflow.command_line import load, require_within
-from trajcast_jax.workflow.reference_runs import ensure_reference, modes_of
+from trajcast_jax.workflow.reference_runs import ensure_reference
 from trajcast_jax.workflow.training_pairs import going_on, with_cells
 
 SHARE_OF_TIME = 0.1

@@ -2,34 +2,41 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tyro
 
+from trajcast_jax import averages
 from trajcast_jax.analysis import block_observables, plots
+from trajcast_jax.analysis.bands import modes_of
 from trajcast_jax.analysis.evaluation import (
     evaluate_one_step,
     write_report,
     write_summary,
 )
-from trajcast_jax.analysis.modes import (
-    mode_temperatures,
-)
+from trajcast_jax.analysis.modes import mode_temperatures
 from trajcast_jax.analysis.observables import cut
 from trajcast_jax.analysis.report import render_one_step
+from trajcast_jax.analysis.scores import number, of_blocks, pair
 from trajcast_jax.config import Experiment
 from trajcast_jax.config.settings import NATURAL
 from trajcast_jax.data.pairs import frame_pairs
 from trajcast_jax.io import ReadOptions, atomic_write, read_observables, read_trajectory
 from trajcast_jax.network import checkpoint as checkpoints
 from trajcast_jax.network.card import MARKDOWN, summary
-from trajcast_jax.reading import load_json
 from trajcast_jax.reference import complete_runs, engine_for_frames, run_path
 from trajcast_jax.reference.structure import with_structure
 from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.command_line import Reading, load, notes_printed, require_within
+from trajcast_jax.workflow.forecasts import known_of, run_of, state_drift, trajectory_in
 from trajcast_jax.workflow.judgement import conclude
-from trajcast_jax.workflow.reference_runs import modes_of, observables, trajectories
+from trajcast_jax.workflow.reference_runs import (
+    held_out_runs,
+    mode_bands,
+    observables,
+    trajectories,
+)
 from trajcast_jax.workflow.shipped_cards import shipped_card
 
 OPEN = ReadOptions()
@@ -38,6 +45,19 @@ NOTHING = (
     "There is nothing to evaluate: give a trajectory by --rollout, or a checkpoint by --checkpoint "
     "beside reference runs."
 )
+
+
+class Asked(NamedTuple):
+    """What is asked for of rollouts."""
+
+    energies: int
+    """Number of frames whose potential energies the engine computes."""
+    options: ReadOptions
+    """What files of other programs leave open."""
+    held_out: bool
+    """Compare with the validation and test runs alone."""
+    modes: bool
+    """Write the temperature of every mode."""
 
 
 def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) -> dict | None:
@@ -64,11 +84,16 @@ def one_step(experiment: Experiment, checkpoint: Path, folder: Path, seed: int) 
 
 
 def write_modes(
-    experiment: Experiment, folder: Path, forecasts: list[Path], out: Path, options: ReadOptions
+    experiment: Experiment,
+    folder: Path,
+    forecasts: list[Path],
+    out: Path,
+    options: ReadOptions,
+    held_out: bool,
 ) -> None:
     """Write modes.csv, a table of the modes' temperatures in the reference and in forecasts."""
     use = "Normal modes are those of reference runs"
-    runs = [run for run, _ in trajectories(experiment, folder, use, options)]
+    runs = [run for run, _ in trajectories(experiment, folder, use, options, held_out)]
     modes = modes_of(runs)
     columns = [np.mean([mode_temperatures(run, modes) for run in runs], axis=0)]
     for path in forecasts:
@@ -105,7 +130,8 @@ def compare_energies(
     out: Path,
     n_frames: int,
     options: ReadOptions = OPEN,
-) -> dict[str, float]:
+    held_out: bool = False,
+) -> dict[str, float | None]:
     """Compare potential energies (eV) of a forecast and the reference; also write energy.png.
 
     Raises:
@@ -118,14 +144,22 @@ def compare_energies(
         )
     use = "Potential energies are held against those of reference runs"
     paths = folders.runs(experiment, folder, use)
+    if held_out:
+        paths = held_out_runs(experiment, folder)
     ours = potential_energies(experiment, path, n_frames, options)
-    theirs = np.concatenate([read_observables(run)["potential_energy"] for run in paths])
+    runs = [read_observables(run)["potential_energy"] for run in paths]
+    theirs = np.concatenate(runs)
     out.mkdir(parents=True, exist_ok=True)
     plots.save(out / "energy.png", lambda: plots.plot_energies(ours, theirs))
+    n_blocks = experiment.evaluation.n_blocks
+    mean, error = averages.block_average(ours - ours.mean(), n_blocks)
+    per_run = max(1, n_blocks // len(runs))
+    parts = [part.mean() for run in runs for part in np.array_split(run, per_run)]
     return {
-        "potential_energy_eV": float(ours.mean()),
+        **pair("potential_energy_eV", float(ours.mean()) + float(mean), error),
         "potential_energy_deviation_eV": float(ours.std()),
         "reference_potential_energy_eV": float(theirs.mean()),
+        "reference_potential_energy_eV_error": number(of_blocks(parts - np.mean(parts))[1]),
         "reference_potential_energy_deviation_eV": float(theirs.std()),
     }
 
@@ -154,19 +188,22 @@ def judged_rollouts(
     folder: Path,
     out: Path,
     extra: dict,
-    energies: int,
-    options: ReadOptions,
+    asked: Asked,
 ) -> list[dict]:
     """Write the report of every trajectory and a summary of all; return the reports."""
+    bands = mode_bands(experiment, folder, measured, asked.options, asked.held_out)
     outs = [out] if len(paths) == 1 else [out / f"{k:02d}" for k in range(len(paths))]
     reports = []
     for own, path in zip(outs, paths, strict=True):
-        known = extra | {"trajectory": str(path)} | speed_of(path)
+        known = extra | {"trajectory": str(path)} | known_of(path)
         (own / "energy.png").unlink(missing_ok=True)  # may be that of another trajectory
-        if energies:
-            known |= compare_energies(experiment, path, folder, own, energies, options)
-        reports.append(write_report(own, path, measured, experiment, known, options))
+        if asked.energies:
+            known |= compare_energies(experiment, path, folder, own, *asked[:3])
+        reports.append(write_report(own, path, measured, experiment, known, asked.options, bands))
     write_summary(out, reports)
+    (out / "modes.csv").unlink(missing_ok=True)  # may be that of other trajectories
+    if asked.modes:
+        write_modes(experiment, folder, paths, out, asked.options, asked.held_out)
     return reports
 
 
@@ -176,10 +213,10 @@ def save_observables(path: Path, measured: block_observables.Measured) -> None:
     print(f"The reference observables are in {path}.")
 
 
-def print_written(out: Path, count: int) -> None:
-    """Print the report on one trajectory, or the summary of several, and where it is."""
+def print_written(out: Path, count: int, stated: str = "") -> None:
+    """Print the report on one trajectory, or the summary of several, where it is, and `stated`."""
     print((out / ("report.md" if count == 1 else "summary.md")).read_text())
-    print(f"The report and its plots are in {out}.\n")
+    print(f"The report and its plots are in {out}.\n" + (f"\n{stated}\n" if stated else ""))
 
 
 def make_card(experiment: Experiment, folder: Path) -> int:
@@ -188,21 +225,6 @@ def make_card(experiment: Experiment, folder: Path) -> int:
     print((folder / MARKDOWN).read_text())
     print(f"The card is in {folder}.")
     return 0
-
-
-def speed_of(trajectory: Path) -> dict[str, float]:
-    """Speed of a forecast (`ns_per_day`, of all `replicas`) from its report; {} if unknown."""
-    report = trajectory.parent / "report.json"
-    known = load_json(report) if report.exists() else {}
-    return {name: known[name] for name in ("ns_per_day", "replicas") if name in known}
-
-
-def model_of(trajectory: Path) -> str | None:
-    """Checkpoint of a forecast trajectory, from its run.json; None if unknown."""
-    for folder in (trajectory.parent, trajectory.parent.parent):  # replicas are in subfolders
-        if (folder / "run.json").exists():
-            return load_json(folder / "run.json").get("checkpoint")
-    return None
 
 
 def main(
@@ -214,6 +236,8 @@ def main(
     save_reference: Path | None = None,
     modes: bool = False,
     energies: int = 0,
+    held_out: bool = False,
+    constant_energy: Path | None = None,
     seed: int = 0,
     reading: Reading = OPEN,
     set: tuple[str, ...] = (),
@@ -221,18 +245,18 @@ def main(
 ) -> int:
     """Evaluate one-step errors of a checkpoint, and compare rollouts with the reference.
 
-    The exit status is 1 if a rollout misses a criterion of its verdict.
-
     Args:
       experiment: name of a TOML file in experiments/, or the path of one.
       checkpoint: folder of the model; if nothing else is evaluated, the shipped or best trained.
       reference: folder of the reference runs, or a trajectory; by default runs/reference/<name>.
-      rollout: forecast trajectories, or folders with a trajectory.h5. Of several, each gets a
-        report in a subfolder, and all get a summary.
+      rollout: forecast trajectories, or folders with a trajectory.h5. The exit status is 1 if one
+        misses a criterion. Several get a report each in a subfolder, and a joint verdict.
       out: folder of the report; by default runs/evaluate/<name>.
       save_reference: write the reference observables to this .npz file.
       modes: write the temperature of every mode of a crystal or molecule (modes.csv).
       energies: number of frames of a rollout whose energies the reference's engine computes.
+      held_out: compare with the validation and test runs alone, which are not trained on.
+      constant_energy: a forecast at constant energy whose drift is stated beside the verdict.
       seed: random seed of the test pairs.
       reading: what the trajectories of other programs among --rollout and --reference leave open.
       set: settings to replace. For a rollout with another stride than the experiment's, set
@@ -243,8 +267,7 @@ def main(
     if write_card:
         return make_card(loaded, checkpoint or folders.model(loaded))
     require_within("--energies", energies, NATURAL)
-    folder = reference or folders.reference(loaded)
-    out = out or folders.evaluations(loaded)
+    folder, out = reference or folders.reference(loaded), out or folders.evaluations(loaded)
     options = reading if reading == OPEN else with_structure(reading, loaded.reference)
     extra = {}
     if checkpoint or not (rollout or save_reference):
@@ -253,15 +276,14 @@ def main(
         raise ValueError(NOTHING)
     with notes_printed():
         if save_reference or rollout:
-            measured = observables(loaded, folder, options)
+            measured = observables(loaded, folder, options, held_out)
         if save_reference:
             save_observables(save_reference, measured)
         if not rollout:
             return 0
-        paths = [path / "trajectory.h5" if path.is_dir() else path for path in rollout]
-        reports = judged_rollouts(loaded, paths, measured, folder, out, extra, energies, options)
-        (out / "modes.csv").unlink(missing_ok=True)
-        if modes:
-            write_modes(loaded, folder, paths, out, options)
-    print_written(out, len(paths))
-    return conclude(loaded, reports, extra.get("checkpoint") or model_of(paths[0]))
+        paths = [trajectory_in(path) for path in rollout]
+        asked = Asked(energies, options, held_out, modes)
+        reports = judged_rollouts(loaded, paths, measured, folder, out, extra, asked)
+        stated = constant_energy and state_drift(loaded, constant_energy, out, options)
+    print_written(out, len(paths), stated or "")
+    return conclude(loaded, reports, extra.get("checkpoint") or run_of(paths[0]).get("checkpoint"))

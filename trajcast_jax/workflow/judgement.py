@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from trajcast_jax.analysis.report import render_verdict
+from trajcast_jax.analysis.joint_verdict import judge_together
 from trajcast_jax.analysis.verdict import worst
+from trajcast_jax.analysis.verdict_tables import render_joint, render_verdict
 from trajcast_jax.config import Experiment
 from trajcast_jax.reference import engine_speed, processor
 from trajcast_jax.workflow import folders
@@ -24,19 +25,29 @@ def conclude(experiment: Experiment, reports: list[dict], model: str | Path | No
     Returns:
       The exit status: 1 if a criterion is missed, else 0.
     """
-    verdicts = [report["verdict"] for report in reports]
+    verdicts, title = [report["verdict"] for report in reports], "Verdict"
     if "ns_per_day" in reports[0]:
         speed, n_atoms = reports[0]["ns_per_day"], reports[0]["n_atoms"]
         speeds = compare_speeds(experiment, speed, n_atoms, reports[0].get("replicas", 1))
         print(f"{speeds}\n" if speeds else "", end="")
     if len(verdicts) == 1:
-        print(f"## Verdict\n\n{render_verdict(verdicts[0])}\n")
+        text = render_verdict(verdicts[0])
+    elif same_temperature(reports):
+        verdicts = [judge_together(reports)]
+        text = render_joint(verdicts[0])
     else:
-        print("## Verdicts\n")
-        print("\n".join(f"{k + 1}. {v['sentence']}" for k, v in enumerate(verdicts)) + "\n")
+        title += "s"
+        text = "\n".join(f"{k + 1}. {v['sentence']}" for k, v in enumerate(verdicts))
+    print(f"## {title}\n\n{text}\n")
     passed = worst(verdicts)
     print(next_step(experiment, passed, missed(verdicts), model))
     return int(passed is False)
+
+
+def same_temperature(reports: list[dict]) -> bool:
+    """Whether no two forecasts have different target temperatures."""
+    parts = [report["temperature"] for report in reports if "temperature" in report]
+    return len({part["target_K"] for part in parts}) < 2
 
 
 def missed(verdicts: list[dict]) -> set[str]:

@@ -8,11 +8,9 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from trajcast_jax.analysis import block_observables
-from trajcast_jax.analysis.bonds import bonded_pairs
+from trajcast_jax.analysis import block_observables, comparison
+from trajcast_jax.analysis.bands import Bands, find_bands, frames_of_run, thinned
 from trajcast_jax.analysis.evaluation import reference_observables
-from trajcast_jax.analysis.modes import InternalModes, NormalModes, internal_modes, normal_modes
-from trajcast_jax.analysis.observables import cut
 from trajcast_jax.config import Experiment, ReferenceSettings
 from trajcast_jax.data.pairs import stride
 from trajcast_jax.io import ReadOptions, atomic_write, n_frames, read_trajectory, runs_of_file
@@ -27,6 +25,7 @@ from trajcast_jax.reference import (
     minor,
     reference_md,
     require_settings,
+    run_path,
     seed_of,
     stages,
 )
@@ -136,15 +135,22 @@ def no_pair(experiment: Experiment, path: Path) -> str:
 
 
 def trajectories(
-    experiment: Experiment, where: Path, use: str, options: ReadOptions
+    experiment: Experiment,
+    where: Path,
+    use: str,
+    options: ReadOptions,
+    held_out: bool = False,
 ) -> list[tuple[System, Float[np.ndarray, "time"]]]:
     """Read all runs of a folder, or of a trajectory file, with their times (fs).
 
-    `options` say what a file leaves open; `use` states the purpose of the runs in errors.
+    `options` say what a file leaves open; `use` states the purpose of the runs in errors. With
+    `held_out`, they are those of validation and test alone.
 
     Raises:
       FileNotFoundError: there are no complete runs.
     """
+    if held_out:
+        return [read_trajectory(path) for path in held_out_runs(experiment, where)]
     if where.is_file():
         return runs_of_file(where, options)[0]
     return [read_trajectory(path) for path in folders.runs(experiment, where, use)]
@@ -154,17 +160,19 @@ def observables(
     experiment: Experiment,
     where: Path,
     options: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+    held_out: bool = False,
 ) -> block_observables.Measured:
     """Reference observables, measured on the runs in a folder or a trajectory file.
 
     Without complete runs in the folder, those that the package ships stand for them. `options` say
-    what a file leaves open.
+    what a file leaves open. With `held_out`, the runs are those of validation and test alone.
 
     Raises:
-      FileNotFoundError: there are neither.
+      FileNotFoundError: there are neither; or not all validation and test runs, with `held_out`.
     """
-    if where.is_file() or complete_runs(where):
-        runs = trajectories(experiment, where, "Observables are those of runs", options)
+    if held_out or where.is_file() or complete_runs(where):
+        use = "Observables are those of runs"
+        runs = trajectories(experiment, where, use, options, held_out)
         spacing = float(runs[0][1][1] - runs[0][1][0])
         stride = experiment.data.time_step * experiment.rollout.every
         return reference_observables([run for run, _ in runs], spacing, stride, experiment)
@@ -179,8 +187,67 @@ def observables(
     return block_observables.load(path)
 
 
-def modes_of(runs: list[System], torsions: bool = True) -> NormalModes | InternalModes:
-    """Normal modes of a crystal, or modes of the distances and dihedral angles of a molecule."""
-    if runs[0].cell is None:
-        return internal_modes(runs, bonded_pairs(cut(runs[0], 0)), torsions=torsions)
-    return normal_modes(runs)
+def held_out_runs(experiment: Experiment, folder: Path) -> list[Path]:
+    """Paths of the reference runs that are not trained on: those of validation and test.
+
+    Raises:
+      FileNotFoundError: one of them is missing or not complete.
+      ValueError: there are none, training uses one of them, or `folder` is a file.
+    """
+    data = experiment.data
+    chosen = dict.fromkeys((*data.validation_runs, *data.test_runs))
+    if folder.is_file() or not chosen or set(chosen) & set(data.train_runs):
+        raise ValueError(
+            "Nothing is held out: settings 'data.validation_runs' and 'data.test_runs' must name "
+            "runs that are not in 'data.train_runs', and --reference must be a folder of runs."
+        )
+    there = complete_runs(folder)
+    for path in (run_path(folder, run) for run in chosen):
+        if path not in there:
+            raise FileNotFoundError(
+                f"Forecasts are to be compared with held-out runs, but there is no complete run "
+                f"{path}; make it by {folders.command(experiment, 'generate')}."
+            )
+    return [run_path(folder, run) for run in chosen]
+
+
+def mode_bands(
+    experiment: Experiment,
+    where: Path,
+    measured: block_observables.Measured,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+    held_out: bool = False,
+) -> Bands | str:
+    """Bands of the modes in reference runs, or the reason why there are none.
+
+    Args:
+      experiment: that of the runs.
+      where: folder of the runs, or a trajectory file.
+      measured: their observables, which tell whether atoms diffuse.
+      options: what a file leaves open.
+      held_out: use the validation and test runs alone.
+    """
+    runs = _for_modes(experiment, where, options, held_out)
+    if not runs:
+        return f"there are no reference runs in {where}"
+    if runs[0].cell is not None and (moving := comparison.diffusing(measured)):
+        return f"{' and '.join(moving)} diffuse, and a fluid has no normal modes"
+    try:
+        return find_bands(runs)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        return str(error)
+
+
+def _for_modes(
+    experiment: Experiment, where: Path, options: ReadOptions, held_out: bool
+) -> list[System]:
+    """Frames of all runs, as many as are used for modes."""
+    if where.is_file() and not held_out:
+        runs = [run for run, _ in runs_of_file(where, options)[0]]
+        return [thinned(run, frames_of_run(run, len(runs))) for run in runs]
+    paths = held_out_runs(experiment, where) if held_out else complete_runs(where)
+    kept = []
+    for path in paths:
+        run, _ = read_trajectory(path)
+        kept.append(thinned(run, frames_of_run(run, len(paths))))
+    return kept

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from trajcast_jax import io
+from trajcast_jax.analysis import block_observables
 from trajcast_jax.analysis.evaluation import write_report, write_summary
-from trajcast_jax.config import RolloutSettings, to_json
+from trajcast_jax.config import Experiment, RolloutSettings, to_json
 from trajcast_jax.dynamics.rollout import (
     FINE,
     RolloutError,
@@ -36,7 +37,7 @@ from trajcast_jax.units import FS_PER_DAY_TO_NS
 from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.couplings import make_coupling
 from trajcast_jax.workflow.judgement import conclude
-from trajcast_jax.workflow.reference_runs import observables
+from trajcast_jax.workflow.reference_runs import held_out_runs, mode_bands, observables
 from trajcast_jax.workflow.rollout_runs import (
     Arguments,
     Run,
@@ -211,17 +212,31 @@ def speed(times: list[float], simulated: float) -> float:
     return simulated * (len(times) - 1) / (times[-1] - times[0]) * FS_PER_DAY_TO_NS
 
 
-def report(run: Run, out: Path, extra: dict) -> tuple[list[Path], list[dict]]:
-    """Write the report of every replica; return the files and the reports."""
-    experiment = run.experiment
+def reference_of(experiment: Experiment, held_out: bool) -> block_observables.Measured:
+    """Reference observables: the shipped ones, or those of the runs; {} if there are neither."""
+    folder = folders.reference(experiment)
+    if held_out:
+        return observables(experiment, folder, held_out=held_out)
     try:
-        measured = checkpoint.pretrained(experiment.reference_name) / "reference.npz"
+        shipped = checkpoint.pretrained(experiment.reference_name) / "reference.npz"
+        return block_observables.load(shipped)
     except FileNotFoundError:  # not a system that the package ships
         try:
-            measured = observables(experiment, folders.reference(experiment))
+            return observables(experiment, folder)
         except FileNotFoundError as error:
             print(f"Without a reference only temperatures are judged. {error}\n")
-            measured = {}
+            return {}
+
+
+def report(
+    run: Run, out: Path, extra: dict, held_out: bool = False
+) -> tuple[list[Path], list[dict]]:
+    """Write the report of every replica; return the files and the reports."""
+    experiment = run.experiment
+    measured = reference_of(experiment, held_out)
+    folder = folders.reference(experiment)
+    bands = mode_bands(experiment, folder, measured, held_out=held_out)
+    extra = extra | {"planned_ps": experiment.rollout.duration * 1e-3}
     written, reports = [], []
     for path, kelvin in zip(replica_folders(run, out), run.temperatures, strict=True):
         rollout = dataclasses.replace(experiment.rollout, temperature=kelvin)
@@ -229,7 +244,8 @@ def report(run: Run, out: Path, extra: dict) -> tuple[list[Path], list[dict]]:
         own = dict(extra)
         if own.pop("stopped_replica", 0) != len(reports) and "stopped" in own:
             own["stopped_with_another"] = own.pop("stopped")
-        reports.append(write_report(path, path / "trajectory.h5", measured, settings, own))
+        forecast = path / "trajectory.h5"
+        reports.append(write_report(path, forecast, measured, settings, own, bands=bands))
         written.append(path / "report.md")
     if len(set(run.temperatures)) == 1 < len(reports):
         write_summary(out, reports)
@@ -240,6 +256,8 @@ def report(run: Run, out: Path, extra: dict) -> tuple[list[Path], list[dict]]:
 def main(arguments: Arguments) -> int:
     """Run the command; return 1 if the forecast failed or missed a criterion of its verdict."""
     run, out = old_run(arguments) if arguments.resume else new_run(arguments)
+    if arguments.held_out:
+        held_out_runs(run.experiment, folders.reference(run.experiment))  # or an error at once
     extra = {"checkpoint": run.checkpoint, "start": run.start, "seed": run.experiment.rollout.seed}
     extra["device"] = jax.devices()[0].device_kind
     try:
@@ -255,7 +273,7 @@ def main(arguments: Arguments) -> int:
         for path in paths:
             trajectory, times = io.read_trajectory(path / "trajectory.h5")
             io.write_extxyz(path / "trajectory.extxyz", trajectory, times)
-    written, reports = report(run, out, extra)
+    written, reports = report(run, out, extra, arguments.held_out)
     for path in written:
         print(f"{path.read_text()}\n" if len(paths) == 1 else f"{path}")
     print(f"Everything is in {out}.\n")

@@ -52,6 +52,8 @@ class Arguments:
     """Write the trajectory as extended XYZ too."""
     reading: Reading = ReadOptions()  # noqa: RUF009 (frozen)
     """What the file of --start leaves open; its frame --last is the start."""
+    held_out: bool = False
+    """Compare with the validation and test runs alone, which are not trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ def old_run(arguments: Arguments) -> tuple[Run, Path]:
       ValueError: an option has no effect with --resume.
       FileNotFoundError: the folder holds no rollout.
     """
-    allowed = {"experiment", "duration", "out", "resume", "extxyz"}
+    allowed = {"experiment", "duration", "out", "resume", "extxyz", "held_out"}
     for field in dataclasses.fields(arguments):
         if field.name not in allowed and getattr(arguments, field.name) != field.default:
             what = {"reading": "options of how to read --start have"}.get(

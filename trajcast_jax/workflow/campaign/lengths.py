@@ -1,14 +1,14 @@
 """Rules for the lengths and numbers of reference runs, and for the pairs that are taken from them.
 
 A run has to be so long that parts of the reference agree better with each other than a forecast
-must agree with them (`analysis/verdict.py`), if the engine is fast enough for that.
+must agree with them (`analysis/structural_criteria.py`), if the engine is fast enough for that.
 """
 
 import dataclasses
 import math
 import os
 
-from trajcast_jax.analysis.verdict import SPECTRUM, STRUCTURE
+from trajcast_jax.analysis.structural_criteria import SPECTRUM, STRUCTURE
 from trajcast_jax.config import ReferenceSettings
 from trajcast_jax.reference.structure import build_structure, is_crystal
 from trajcast_jax.workflow.campaign.rules import (
