@@ -20,9 +20,9 @@ from trajcast_jax.config import Experiment
 from trajcast_jax.io import atomic_write
 from trajcast_jax.network import checkpoint
 from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.fit import train
 from trajcast_jax.workflow.metrics import read_curve
 from trajcast_jax.workflow.reference_runs import ensure_reference
-from trajcast_jax.workflow.train import train
 from trajcast_jax.workflow.training_pairs import load_pairs
 
 RESULTS = Path(__file__).parent / "results"

@@ -279,7 +279,7 @@ plt.show()
 #
 # ```bash
 # python -m experiments.generate copper.toml --from copper.extxyz --time-step 10 --runs 3
-# python -m experiments.train copper.toml
+# python -m experiments.fit copper.toml
 # python -m experiments.evaluate copper.toml --checkpoint runs/copper/train/best
 # python -m experiments.rollout copper.toml --checkpoint runs/copper/train/best \
 #     --start copper_start.extxyz --duration 15000
@@ -293,5 +293,5 @@ plt.show()
 #   multiples of 8) and `batch_size`; the paper's sizes are in `experiments/quartz_paper.toml`.
 # - **Compile once**: `chunk` is a divisor of `validate_every`, so that all chunks are of one
 #   length. Systems of different sizes are padded to the largest when the pairs are made.
-# - **Save often**: a Colab runtime may end at any moment. `experiments.train` saves the whole
+# - **Save often**: a Colab runtime may end at any moment. `experiments.fit` saves the whole
 #   state of the training every 500 updates; put its folder (`--out`) on a mounted drive.

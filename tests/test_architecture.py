@@ -98,7 +98,7 @@ def test_no_verb_imports_another():
     verbs = {path.stem for path in (PACKAGE / "workflow").glob("*.py")}
     commands = {path.stem for path in (PACKAGE.parent / "experiments").glob("*.py")}
     verbs &= commands - {"__init__"}
-    assert {"train", "rollout", "evaluate", "generate"} <= verbs
+    assert {"fit", "rollout", "evaluate", "generate"} <= verbs
     for verb in verbs:
         used = {i.split(".")[2] for i in imports(PACKAGE / "workflow" / f"{verb}.py")
                 if i.startswith("trajcast_jax.workflow.")}  # fmt: skip

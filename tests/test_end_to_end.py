@@ -17,7 +17,7 @@ from trajcast_jax.mechanics import degrees_of_freedom, temperature
 from trajcast_jax.network import checkpoint
 from trajcast_jax.reference import LammpsEngine
 from trajcast_jax.system import heights
-from trajcast_jax.workflow import evaluate, generate, rollout, train, visit
+from trajcast_jax.workflow import evaluate, fit, generate, rollout, visit
 
 TOML = Path(__file__).parent / "argon.toml"
 
@@ -33,7 +33,7 @@ def argon(folder, monkeypatch):
     monkeypatch.chdir(folder)
     shutil.copy(TOML, folder)
     if not Path("runs/argon/train/best").exists():
-        train.main(train.Arguments("argon.toml"))  # generates the reference by itself
+        fit.main(fit.Arguments("argon.toml"))  # generates the reference by itself
     return folder
 
 
@@ -63,7 +63,7 @@ def test_training_generated_its_reference_and_learned(argon):
 @needs_lammps
 def test_a_finished_training_is_left_as_it_is(argon, capsys):
     before = Path("runs/argon/train/metrics.csv").read_text()
-    train.main(train.Arguments("argon.toml"))
+    fit.main(fit.Arguments("argon.toml"))
     assert Path("runs/argon/train/metrics.csv").read_text() == before
     assert "The best model is in runs/argon/train/best" in capsys.readouterr().out
 
@@ -220,12 +220,12 @@ def test_visited_states_are_labelled_and_trained_on(argon):
     )
     cells = [io.read_trajectory(f"{name}.h5", 0, 1)[0].cell for name in ("visited", "longer")]
     assert cells[1][0, 0] > 1.8 * cells[0][0, 0]
-    arguments = train.Arguments(
+    arguments = fit.Arguments(
         "argon.toml", out=Path("tuned"), resume=best,
         visited=(Path("visited.h5"), Path("longer.h5")),
         set=("training.updates=20", "training.validate_every=10"),
     )  # fmt: skip
-    train.main(arguments)
+    fit.main(arguments)
     tuned, former = (checkpoint.describe(p)[0].statistics for p in ("tuned/best", best))
     longest = [float(heights(np.asarray(cell)).max()) for cell in cells]
     assert former.longest_cell == pytest.approx(longest[0])

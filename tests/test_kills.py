@@ -1,4 +1,4 @@
-"""Kills of real processes: `generate`, `train` and `rollout` go on bit for bit, and stop kindly."""
+"""Kills of real processes: `generate`, `fit` and `rollout` go on bit for bit, and stop kindly."""
 
 import os
 import random
@@ -141,7 +141,7 @@ def test_training_is_stopped_and_goes_on(argon, tmp_path, number):
     (tmp_path / "argon.toml").write_text(
         TRAINING + text.replace("nve_time = 2000.0", "nve_time = 5000.0")
     )
-    arguments = ("train", tmp_path / "argon.toml", "--reference", argon)
+    arguments = ("fit", tmp_path / "argon.toml", "--reference", argon)
     process = begin(*arguments, "--out", "whole", cwd=tmp_path)
     assert process.wait() == 0, process.communicate()[1]
     process = begin(*arguments, "--out", "stopped", cwd=tmp_path)

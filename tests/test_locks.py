@@ -14,7 +14,7 @@ from trajcast_jax import io
 from trajcast_jax.config import Experiment
 from trajcast_jax.io.locks import Lock, is_locked, locked
 from trajcast_jax.reference import state
-from trajcast_jax.workflow import rollout, train
+from trajcast_jax.workflow import fit, rollout
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,7 +85,7 @@ def test_two_rollouts_or_trainings_in_one_folder_are_refused(folder, tmp_path): 
     with pytest.raises(OSError, match="Another process forecasts into"):
         rollout.forecast(run_of(folder), tmp_path, Bar)
     with pytest.raises(OSError, match="Another process trains into"):
-        train.train(Experiment("tiny"), tmp_path, paths=[])
+        fit.train(Experiment("tiny"), tmp_path, paths=[])
     with pytest.raises(OSError, match="Another process is making runs"), state.locked(tmp_path):
         pass
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]

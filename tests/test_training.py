@@ -22,7 +22,8 @@ from trajcast_jax.learning.training import fit, init_state, update_step, validat
 from trajcast_jax.neighbors.graph import graph
 from trajcast_jax.network import checkpoint
 from trajcast_jax.network.forecast import Forecaster
-from trajcast_jax.workflow import train, training_pairs
+from trajcast_jax.workflow import fit as fitting
+from trajcast_jax.workflow import training_pairs
 
 SETTINGS = TrainingSettings(
     updates=12, validate_every=6, batch_size=2, ema_decay=0.9,
@@ -228,7 +229,7 @@ def test_a_resumed_run_can_be_made_longer(setup, tmp_path):
     checkpoint.save_state(tmp_path / "last", setup, init_state(setup, SETTINGS))
     longer = dataclasses.replace(SETTINGS, updates=2 * SETTINGS.updates)
     experiment = Experiment("tiny", model=setup.settings, training=longer)
-    _, state = train.start(experiment, None, tmp_path, None)
+    _, state = fitting.start(experiment, None, tmp_path, None)
     assert int(state.total) == longer.updates
 
 
@@ -240,11 +241,11 @@ def test_a_resumed_run_keeps_the_sizes_it_began_with(setup, tmp_path):
     resumed = training_pairs.going_on(experiment, tmp_path / "shipped")
     assert resumed.model == setup.settings  # and with them the cutoff of the pairs
     for _ in range(2):
-        forecaster, state = train.start(resumed, None, tmp_path / "run", tmp_path / "shipped")
+        forecaster, state = fitting.start(resumed, None, tmp_path / "run", tmp_path / "shipped")
         assert forecaster.settings == setup.settings
         checkpoint.save_state(tmp_path / "run" / "last", forecaster, state)
     with pytest.raises(ValueError, match="was trained with other model settings"):
-        train.start(experiment, None, tmp_path / "run", None)
+        fitting.start(experiment, None, tmp_path / "run", None)
 
 
 def test_a_resumed_run_keeps_its_stride(setup, tmp_path):
@@ -253,10 +254,10 @@ def test_a_resumed_run_keeps_its_stride(setup, tmp_path):
     data = DataSettings(time_step=2 * setup.time_step)
     experiment = Experiment("tiny", model=setup.settings, training=SETTINGS, data=data)
     with pytest.raises(ValueError, match=r"strides of 30 fs, but data\.time_step is 60; set it"):
-        train.train(experiment, tmp_path / "new", paths=[], init_from=tmp_path / "shipped")
+        fitting.train(experiment, tmp_path / "new", paths=[], init_from=tmp_path / "shipped")
     checkpoint.save_state(tmp_path / "run" / "last", setup, init_state(setup, SETTINGS))
     with pytest.raises(ValueError, match="another folder"):
-        train.train(experiment, tmp_path / "run", paths=[])
+        fitting.train(experiment, tmp_path / "run", paths=[])
 
 
 def test_a_training_state_is_no_model(setup, tmp_path):
@@ -264,7 +265,7 @@ def test_a_training_state_is_no_model(setup, tmp_path):
     checkpoint.save_state(tmp_path / "last", setup, init_state(setup, SETTINGS))
     experiment = Experiment("tiny", model=setup.settings, training=SETTINGS)
     with pytest.raises(ValueError, match="last holds the state of a training run, not a model"):
-        train.start(experiment, None, tmp_path / "new", tmp_path / "last")
+        fitting.start(experiment, None, tmp_path / "new", tmp_path / "last")
 
 
 def test_checkpoint_holds_all_that_a_forecast_needs(setup, tmp_path):

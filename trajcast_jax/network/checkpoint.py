@@ -220,7 +220,7 @@ def _description(path: str | Path) -> dict:
     if not file.exists():
         raise FileNotFoundError(
             f"{path} is no checkpoint: it has no model.json; give the directory that "
-            "`python -m experiments.train` wrote (it ends in 'best' or 'ema')."
+            "`python -m experiments.fit` wrote (it ends in 'best' or 'ema')."
         )
     try:
         values = load_json(file)

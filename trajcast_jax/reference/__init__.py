@@ -14,6 +14,7 @@ from trajcast_jax.reference.speed import engine_speed, processor
 from trajcast_jax.reference.state import (
     complete_runs,
     is_imported,
+    known_settings,
     origin,
     require_settings,
     run_path,
@@ -35,6 +36,7 @@ __all__ = [
     "format_checks",
     "import_trajectories",
     "is_imported",
+    "known_settings",
     "make_engine",
     "minor",
     "origin",

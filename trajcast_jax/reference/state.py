@@ -153,6 +153,8 @@ def seed_of(out: str | Path) -> int:
 
 
 def _made_with(path: Path) -> dict:
+    """What the runs of a folder were made with, from its `state.json` (`path`): a `fingerprint`, or
+    the sources of an import."""
     with reading(path):
         found = json.loads(_state(path.parent)["fingerprint"])
         if not isinstance(found, dict):
@@ -203,3 +205,12 @@ def locked(out: Path) -> Iterator[None]:
 def frames_of(duration: float, save_every: float) -> int:
     """Number of stored frames in a duration; both arguments are in fs."""
     return math.floor(duration / save_every + 0.5)
+
+
+def known_settings(out: str | Path) -> dict:
+    """Settings that the simulated runs in `out` were made with; {} if there are none."""
+    path = Path(out) / STATE
+    if not path.exists() or is_imported(out):
+        return {}
+    names = {field.name for field in dataclasses.fields(ReferenceSettings)}
+    return {key: value for key, value in _made_with(path).items() if key in names}

@@ -71,15 +71,19 @@ def after(card: Card, seconds: float, errors: tuple[float, float] | None = None)
 
 
 def with_settings_of(card: Card | None, experiment: Experiment, stated: frozenset[str]):
-    """The experiment with those settings of its rollout from a card that are not `stated`.
+    """The experiment with the stride and the settings of rollouts of a card, if not `stated`.
 
     Also returns a line that says which were taken; "" if none was.
     """
-    settings = {} if card is None else card.rollout.stated()
-    taken = {name: value for name, value in settings.items() if f"rollout.{name}" not in stated}
+    if card is None:
+        return experiment, ""
+    settings = {f"rollout.{name}": value for name, value in card.rollout.stated().items()}
+    if card.validity.stride:
+        settings["data.time_step"] = card.validity.stride
+    taken = {name: value for name, value in settings.items() if name not in stated}
     if not taken:
         return experiment, ""
-    changes = tuple(f"rollout.{name}={json.dumps(value)}" for name, value in taken.items())
+    changes = tuple(f"{name}={json.dumps(value)}" for name, value in taken.items())
     listed = ", ".join(change.replace("=", " = ", 1) for change in changes)
     line = f"From the model's card, as neither the experiment nor an option states them: {listed}."
     return config.changed(experiment, changes), line

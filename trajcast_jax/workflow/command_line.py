@@ -19,7 +19,7 @@ from trajcast_jax.config.settings import Within
 from trajcast_jax.io import FileNote, ReadOptions
 from trajcast_jax.io.options import read_options
 from trajcast_jax.reading import is_sentence
-from trajcast_jax.workflow.stopping import exit_status, heed_termination
+from trajcast_jax.workflow.stopping import end_with_parent, exit_status, heed_termination
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 """Where the experiments that come with the package are: beside it, in a checkout and installed."""
@@ -86,6 +86,7 @@ def run(command: Callable[[], int | None]) -> None:
     """Run a command and exit with its status; expected errors are printed without a traceback."""
     _keep_compiled()
     heed_termination()
+    end_with_parent()
     sys.argv[0] = f"python -m experiments.{Path(sys.argv[0]).stem}"  # as usage texts have it
     try:
         sys.exit(command())

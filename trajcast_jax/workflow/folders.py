@@ -21,6 +21,11 @@ def training(experiment: Experiment) -> Path:
     return Path("runs") / experiment.name / "train"
 
 
+def campaign(experiment: Experiment) -> Path:
+    """Folder of the journal, the logs and the models of `train`."""
+    return Path("runs") / experiment.name
+
+
 def learning(experiment: Experiment) -> Path:
     """Folder of the trainings with different numbers of frames."""
     return Path("runs") / experiment.name / "learning"
@@ -37,7 +42,7 @@ def rollouts(experiment: Experiment) -> Path:
 
 
 def model(experiment: Experiment) -> Path:
-    """Folder of the model: the shipped one, or the best of the training.
+    """Folder of the model: the shipped one, that of `train`, or the best one of `fit`.
 
     Raises:
       FileNotFoundError: there is neither.
@@ -45,11 +50,12 @@ def model(experiment: Experiment) -> Path:
     try:
         return pretrained(experiment.name)
     except FileNotFoundError as error:
-        best = training(experiment) / "best"
-        if best.is_dir():
-            return best
+        for path in (campaign(experiment) / "model", training(experiment) / "best"):
+            if path.is_dir():
+                return path
         raise FileNotFoundError(
-            f"The package ships no model of {experiment.name}, and there is none in {best}; make "
+            f"The package ships no model of {experiment.name}, and there is none in "
+            f"{campaign(experiment) / 'model'} or {training(experiment) / 'best'}; make "
             f"one by {command(experiment, 'train')}, or give another by --checkpoint."
         ) from error
 

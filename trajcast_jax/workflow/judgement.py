@@ -77,7 +77,7 @@ def next_step(
     if _lmax(model) < LMAX and names & {"mean temperature", "g(r)", "vibrational spectrum"}:
         return (
             "Next: bending bonds need lmax = 2. Train a new model by "
-            f"{folders.command(experiment, 'train')} --out runs/{experiment.name}/lmax2 "
+            f"{folders.command(experiment, 'fit')} --out runs/{experiment.name}/lmax2 "
             f"--set model.lmax={LMAX}, or, if that has been tried, balance the model: "
             f"{_rounds(experiment, model)}"
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import sys
 import time
@@ -273,6 +274,11 @@ def main(arguments: Arguments) -> int:
         for path in paths:
             trajectory, times = io.read_trajectory(path / "trajectory.h5")
             io.write_extxyz(path / "trajectory.extxyz", trajectory, times)
+    if not arguments.report:
+        text = json.dumps({k: v for k, v in extra.items() if k != "stopped_replica"})
+        io.atomic_write(out / "report.json", text.encode())
+        print(f"The forecast is in {out}; `evaluate --rollout {out}` judges it.")
+        return int("stopped" in extra)
     written, reports = report(run, out, extra, arguments.held_out)
     for path in written:
         print(f"{path.read_text()}\n" if len(paths) == 1 else f"{path}")

@@ -54,6 +54,8 @@ class Arguments:
     """What the file of --start leaves open; its frame --last is the start."""
     held_out: bool = False
     """Compare with the validation and test runs alone, which are not trained on."""
+    report: bool = True
+    """Report on the forecast and judge it. `evaluate --rollout` does so later, of several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ def old_run(arguments: Arguments) -> tuple[Run, Path]:
       ValueError: an option has no effect with --resume.
       FileNotFoundError: the folder holds no rollout.
     """
-    allowed = {"experiment", "duration", "out", "resume", "extxyz", "held_out"}
+    allowed = {"experiment", "duration", "out", "resume", "extxyz", "held_out", "report"}
     for field in dataclasses.fields(arguments):
         if field.name not in allowed and getattr(arguments, field.name) != field.default:
             what = {"reading": "options of how to read --start have"}.get(

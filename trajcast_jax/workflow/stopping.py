@@ -1,5 +1,7 @@
 """Stop a command by Ctrl-C or SIGTERM: save its results, and say how to continue."""
 
+import ctypes
+import os
 import signal
 import sys
 import threading
@@ -12,6 +14,9 @@ class TerminatedError(KeyboardInterrupt):
     """SIGTERM, which queues and operating systems send before they kill a process."""
 
 
+PARENT = "TRAJCAST_JAX_PARENT"
+"""Environment variable with the number of the process that this one shall not outlive."""
+_PR_SET_PDEATHSIG = 1
 _RAISED = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: TerminatedError}
 
 
@@ -19,6 +24,16 @@ def heed_termination() -> None:
     """Make SIGTERM stop this process as Ctrl-C does. By default it would end it at once."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _raise)
+
+
+def end_with_parent() -> None:
+    """On Linux, get SIGTERM when the process that `PARENT` names dies, so that folders get free."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it had died before
+        sys.exit(exit_status(TerminatedError()))
 
 
 def _raise(number: int, frame: FrameType | None = None) -> None:

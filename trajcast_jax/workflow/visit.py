@@ -3,7 +3,7 @@
 Forecasts drift to states that are in no reference run, where errors grow. This command runs
 forecasts with the thermostat, and reference MD for one stride from states on their way. The
 results are training pairs in the region that the model needs (DAgger: S. Ross et al., AISTATS
-2011, arXiv:1011.0686). `python -m experiments.train quartz --visited FILE` adds them to the
+2011, arXiv:1011.0686). `python -m experiments.fit quartz --visited FILE` adds them to the
 training set.
 """
 

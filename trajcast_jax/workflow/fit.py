@@ -1,4 +1,4 @@
-"""Train the network of an experiment: `python -m experiments.train quartz`."""
+"""Train the network of an experiment: `python -m experiments.fit quartz`."""
 
 import dataclasses
 import json

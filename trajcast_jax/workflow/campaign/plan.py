@@ -1,0 +1,25 @@
+"""What the rounds of a campaign work with."""
+
+from typing import NamedTuple
+
+from trajcast_jax.config import Experiment
+
+
+class Plan(NamedTuple):
+    """What the rounds work with.
+
+    Attributes:
+      experiment: all settings.
+      kind: "solid", "fluid" or "molecule".
+      elements: number of elements.
+      engine: whether reference MD can be run from any state; False for imported trajectories.
+      ns_per_day: speed of the engine; None if unknown.
+      candidates: settings that trials decide among, as changes of the experiment.
+    """
+
+    experiment: Experiment
+    kind: str
+    elements: int
+    engine: bool
+    ns_per_day: float | None
+    candidates: tuple[tuple[str, ...], ...] = ()

@@ -1,0 +1,86 @@
+"""What a campaign has done so far: a table of its steps, and a picture."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from trajcast_jax.analysis import plots
+from trajcast_jax.workflow.campaign.journal import RUNNING
+
+FILE = "status.png"
+
+
+def show(home: Path) -> int:
+    """Print the table of a campaign's steps and draw `status.png`; 1 if there is no campaign."""
+    path = home / "journal.jsonl"
+    if not path.exists():
+        print(f"There is no training in {home}; start one without --status.")
+        return 1
+    records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    print(text(records, running(home)))
+    if judged(records):
+        plots.save(home / FILE, lambda: draw(records))
+        print(f"\nThe picture is {home / FILE}.")
+    return 0
+
+
+def running(home: Path) -> dict | None:
+    """The step in progress, with its seconds; None if there is none."""
+    path = home / RUNNING
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def text(records: list[dict], now: dict | None) -> str:
+    """The steps with their durations and results, one a line."""
+    lines, total = [], 0.0
+    for record in records:
+        seconds = record.get("seconds", 0.0)
+        total += seconds
+        told = told_by(record)
+        if told:
+            lines.append(f"{total / 3600:6.2f} h  {told}")
+    if now:
+        lines.append(f"{(total + now['seconds']) / 3600:6.2f} h  {now['step']}: running")
+    return "\n".join(lines)
+
+
+def told_by(record: dict) -> str:
+    """What a record tells a reader, in a line; "" if nothing."""
+    if record.get("event") == "end":
+        words = "ACCEPTED" if record["accepted"] else "REJECTED"
+        return f"{words}: {record['sentence']}"
+    step, result = record.get("step", ""), record.get("result", {})
+    if "outcomes" in result:
+        failed = [o["message"] for o in result["outcomes"] if o["status"]]
+        minutes = record.get("seconds", 0.0) / 60
+        judging = step.endswith((": forecasts", ": verdict"))  # which fail where a model is bad
+        ended = f"; it failed: {failed[0]}" if failed and not judging else ""
+        return f"{step}: {minutes:.1f} min{ended}"
+    if "shortfall" in result:
+        return f"{step}: shortfall {result['shortfall']:.2f}. {result['sentence']}"
+    if step == "trials":
+        return f"trials: chosen {' '.join(result['chosen'])}"
+    return ""
+
+
+def judged(records: list[dict]) -> list[tuple[float, dict]]:
+    """Hours at which models were judged, and the judgements."""
+    found, total = [], 0.0
+    for record in records:
+        total += record.get("seconds", 0.0)
+        if "shortfall" in record.get("result", {}):
+            found.append((total / 3600, record["result"] | {"step": record["step"]}))
+    return found
+
+
+def draw(records: list[dict]) -> Figure:
+    """Shortfalls of all judged models over the hours."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for hours, result in judged(records):
+        passed = result["passed"] is not False
+        axes.plot(hours, result["shortfall"], "o", color="tab:green" if passed else "tab:red")
+        axes.annotate(result["step"], (hours, result["shortfall"]), fontsize=6, rotation=20)
+    axes.set(xlabel="time used (h)", ylabel="shortfall", ylim=(0, None))
+    return figure
