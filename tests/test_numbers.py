@@ -17,6 +17,7 @@ from trajcast_jax.neighbors.graph import graph, neighbor_list
 from trajcast_jax.network.forecast import TrainedForecast
 from trajcast_jax.system import make_system, pad
 from trajcast_jax.workflow import balance, evaluate, fit, generate, rollout, visit
+from trajcast_jax.workflow.campaign import command
 
 AT = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 NAN, INF = float("nan"), float("inf")
@@ -68,6 +69,8 @@ def test_numbers_of_command_lines():
     for wrong in (NAN, INF, -1.0, 0.0):
         with pytest.raises(ValueError, match="--minutes must be above 0"):
             fit.main(fit.Arguments("quartz", minutes=wrong))
+        with pytest.raises(ValueError, match="--hours must be above 0"):
+            command.main(command.Arguments("quartz", hours=wrong))
         with pytest.raises(ValueError, match="--temperatures must be above 0"):
             rollout.new_run(rollout.Arguments("quartz", temperatures=(300.0, wrong)))
         for name in ("weight", "memory", "patience"):

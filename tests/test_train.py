@@ -84,6 +84,8 @@ def test_a_file_without_a_calculator_is_a_trajectory(tmp_path):
         source_of(str(path), (path,), EMT, 300.0, ())
     with pytest.raises(FileNotFoundError, match="There is no experiment quarz: did you mean"):
         source_of("quarz", (), "", None, ())
+    with pytest.raises(FileNotFoundError, match="There is no file run"):
+        source_of("run.lammpstrj", (), "", None, ())
 
 
 def test_an_experiment_states_what_its_file_and_the_command_line_say():

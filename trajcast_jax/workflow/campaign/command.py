@@ -10,6 +10,7 @@ import tyro
 
 from trajcast_jax import io
 from trajcast_jax.config import to_json
+from trajcast_jax.config.settings import ABOVE_0, COUNT
 from trajcast_jax.io import ReadOptions
 from trajcast_jax.reference import is_imported
 from trajcast_jax.workflow import folders
@@ -18,7 +19,7 @@ from trajcast_jax.workflow.campaign.course import Campaign, StageError
 from trajcast_jax.workflow.campaign.journal import Journal
 from trajcast_jax.workflow.campaign.sources import Source, source_of
 from trajcast_jax.workflow.campaign.stages import Runner, in_processes
-from trajcast_jax.workflow.command_line import Reading
+from trajcast_jax.workflow.command_line import Reading, require_within
 from trajcast_jax.workflow.stopping import stopped
 
 JOURNAL = "journal.jsonl"
@@ -76,6 +77,10 @@ def as_arguments(options: ReadOptions) -> tuple[str, ...]:
 
 def main(arguments: Arguments, run: Runner = in_processes) -> int:
     """Run the command; `run` runs the commands of the campaign."""
+    require_within("--hours", arguments.hours, ABOVE_0)
+    require_within("--workers", arguments.workers, COUNT)
+    if arguments.temperature is not None:
+        require_within("--temperature", arguments.temperature, ABOVE_0)
     source = source_of(
         arguments.system, arguments.sources, arguments.calculator, arguments.temperature,
         arguments.set,

@@ -57,6 +57,8 @@ def source_of(
             changes = (*changes, f'reference.calculator="{calculator}"')
         return Source(load(name, changes), stated(file, changes), tuple(files))
     if not path.is_file():
+        if path.suffix:
+            raise FileNotFoundError(f"There is no file {path}; check the path.")
         load(name)  # says what is known
     if not calculator:
         experiment = changed(Experiment(path.stem), changes)
