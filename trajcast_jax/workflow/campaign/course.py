@@ -75,7 +75,8 @@ class Campaign:
         """
 
         def failure(outcomes: list[Outcome]) -> str:
-            return outcomes[0].message if outcomes[0].status else ""
+            status, message = outcomes[0]
+            return (message or f"exit status {status}.") if status else ""
 
         self.journal.once(step, lambda: self._made(step, (task,), problem or failure))
 

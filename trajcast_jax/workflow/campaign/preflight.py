@@ -131,7 +131,9 @@ def preflight(campaign: Campaign, source: Source) -> tuple[list[Path], dict | No
     task = Task("generate", (str(path), "--out", str(folder), "--set", "data.time_step=1"), log)
     # Checks of so short runs may fail by chance.
     campaign.need(
-        "preflight", task, lambda outcomes: "" if complete_runs(folder) else outcomes[0].message
+        "preflight",
+        task,
+        lambda outcomes: "" if complete_runs(folder) else outcomes[0].message or "no run.",
     )
     return complete_runs(folder), engine_speed(folder)
 
