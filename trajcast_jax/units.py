@@ -42,13 +42,20 @@ VELOCITY_UNITS = {
 }
 """Factors to Å/fs of the units of velocity that files have, by the name that options give them."""
 
+DALTON = 1.66053906660e-27
+"""1 Da in kg."""
+
 LAMMPS_UNITS = {
-    "metal": (1.0, 1e3, 1e-3),
-    "real": (1.0, 1.0, 1.0),
-    "electron": (BOHR, 1.0, BOHR / 1.03275),
-    "nano": (10.0, 1e6, 1e-5),
-    "micro": (1e4, 1e9, 1e-5),
-    "si": (1e10, 1e15, 1e-5),
-    "cgs": (1e8, 1e15, 1e-7),
+    "metal": (1.0, 1e3, 1e-3, 1.0),
+    "real": (1.0, 1.0, 1.0, 1.0),
+    "electron": (BOHR, 1.0, BOHR, 1.0),
+    "nano": (10.0, 1e6, 1e-5, 1e-21 / DALTON),
+    "micro": (1e4, 1e9, 1e-5, 1e-15 / DALTON),
+    "si": (1e10, 1e15, 1e-5, 1 / DALTON),
+    "cgs": (1e8, 1e15, 1e-7, 1e-3 / DALTON),
 }
-"""LAMMPS's `units` styles: length in Å, time in fs, velocity in Å/fs (docs.lammps.org/units)."""
+"""LAMMPS's `units` styles: length in Å, time in fs, velocity in Å/fs, mass in Da, as it integrates.
+
+docs.lammps.org/units gives velocities of `electron` in bohr/(1.03275 fs), but LAMMPS moves atoms by
+velocity times time step, which is in fs: they are in bohr/fs, as its own temperatures say.
+"""

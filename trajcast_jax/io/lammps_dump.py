@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from trajcast_jax.io.lammps_text import Frame, select
-from trajcast_jax.io.lammps_units import stated_units, units_of_lengths, which_units
+from trajcast_jax.io.lammps_units import in_dalton, stated_units, units_of_lengths, which_units
 from trajcast_jax.io.options import ReadOptions
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
 from trajcast_jax.io.species import (
@@ -42,21 +42,25 @@ def read_dump(
     _check_texts(frames, tables, path)
     tables = [t if order is None else t[np.argsort(_ids(t, first, path))] for t in tables]
     columns = {name: i for i, name in enumerate(_numeric(first))}
-    _check_same(frames, tables, columns, path)
+    _check_same(frames, tables, columns, _is_isolated(first, options, path), path)
     table = np.stack(tables)
     raw = _raw_velocities(table, columns, path, still)
-    elements = _elements(first, table[0], columns, order, options, path)
-    vectors, origin = _box(first, path)
-    positions, unwrapped = _positions(table, columns, vectors, origin, path)
     units = stated_units(first, options, path)
+    masses = None
+    if "mass" in columns:
+        masses = in_dalton(table[0][:, columns["mass"]], units, path)
+    elements = _elements(first, table[0], columns, masses, order, options, path)
+    boxes = [_box(frame, path) for frame in frames]
+    vectors, origins = (np.stack(x) for x in zip(*boxes, strict=True))
+    positions, unwrapped = _positions(table, columns, vectors, origins, path)
     if not units and still:
-        box = None if _periodic(first, path) is False else vectors
+        box = None if _periodic(first, path) is False else vectors[0]
         units = units_of_lengths(positions[0], elements, box, path)
     elif not units:
         raise ValueError(which_units(raw, elements, options, path))
-    length, time, speed = LAMMPS_UNITS[units]
+    length, time, speed, _ = LAMMPS_UNITS[units]
     cell = decide_cell(
-        length * vectors, _periodic(first, path), options, path,
+        length * vectors[0], _periodic(first, path), options, path,
         "its ITEM: BOX BOUNDS has no boundary flags (pp pp pp)",
     )  # fmt: skip
     told = [frame.time for frame in frames]
@@ -125,8 +129,14 @@ def _ids(table: np.ndarray, first: Frame, path: Path) -> np.ndarray:
     return ids
 
 
-def _check_same(frames, tables, columns, path: Path) -> None:
-    """Ids, types, elements and cell are the same in all frames."""
+def _is_isolated(first: Frame, options: ReadOptions, path: Path) -> bool:
+    """Whether the box is none of periodic atoms: it may follow them (boundary s or m)."""
+    stated = _periodic(first, path)
+    return (options.periodic is False and not options.cell) if stated is None else not stated
+
+
+def _check_same(frames, tables, columns, isolated: bool, path: Path) -> None:
+    """Ids and types are the same in all frames, and the cell unless atoms are isolated."""
     first = frames[0]
     for frame, table in zip(frames[1:], tables[1:], strict=True):
         for name in ("id", "type"):
@@ -139,10 +149,12 @@ def _check_same(frames, tables, columns, path: Path) -> None:
                     "first; a trajectory must keep its atoms: split the file."
                 )
         scale = CELL_TOLERANCE * np.abs(first.box).max()
-        if frame.box.shape != first.box.shape or np.abs(frame.box - first.box).max() > scale:
+        other = frame.box.shape != first.box.shape
+        if not isolated and (other or np.abs(frame.box - first.box).max() > scale):
+            open_ = "" if first.flags else " Say if its atoms are isolated (--no-periodic)."
             raise ValueError(
                 f"The cell of frame {frame.number} of {path} is not that of the first (constant "
-                "pressure?); only trajectories at constant volume can be used."
+                f"pressure?); only trajectories at constant volume can be used.{open_}"
             )
         if frame.flags != first.flags:
             raise ValueError(f"The boundaries change in frame {frame.number} of {path}; split it.")
@@ -178,9 +190,8 @@ def _raw_velocities(table, columns, path: Path, still: bool) -> np.ndarray:
     return table[..., [columns[c] for c in ("vx", "vy", "vz")]]
 
 
-def _elements(first: Frame, table, columns, order, options: ReadOptions, path: Path) -> Elements:
+def _elements(first: Frame, table, columns, masses, order, options, path: Path) -> Elements:
     """Elements and masses of the atoms, from the columns element, mass, type and the options."""
-    masses = table[:, columns["mass"]] if "mass" in columns else None
     types = table[:, columns["type"]].astype(int) if "type" in columns else None
     text = next((c for c in ("element", "typelabel") if c in first.columns), None)
     if text:
@@ -255,7 +266,7 @@ def _box(frame: Frame, path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([[lx, 0, 0], [xy, ly, 0], [xz, yz, lz]]), low
 
 
-def _positions(table, columns, vectors, origin, path: Path) -> tuple[np.ndarray, bool]:
+def _positions(table, columns, vectors, origins, path: Path) -> tuple[np.ndarray, bool]:
     """Positions (time, atom, 3) in the file's unit, and whether they are unwrapped."""
     name = next((p for p in POSITIONS if p in columns), None)
     names = [name.replace("x", axis, 1) for axis in "xyz"] if name else []
@@ -266,7 +277,7 @@ def _positions(table, columns, vectors, origin, path: Path) -> tuple[np.ndarray,
         )
     positions = table[..., [columns[n] for n in names]]
     if "s" in name:
-        positions = origin + positions @ vectors
+        positions = origins[:, None] + positions @ vectors
     if name.endswith("u"):
         return positions, True
     if {"ix", "iy", "iz"} <= set(columns):

@@ -15,6 +15,8 @@ STATED_BY = {"angstrom/ps": "metal", "angstrom/fs": "real"}
 """Unit style that a unit of velocity implies."""
 CONTACT = (0.7, 2.2)
 """Plausible shortest distance between two atoms, over the sum of their covalent radii."""
+LIGHTEST = 0.5
+"""Largest mass (Da) that is no element's."""
 PAIRS = 2_000_000
 """Number of pairs of atoms among which the shortest distance is looked for."""
 
@@ -38,6 +40,24 @@ def stated_units(first: Frame, options: ReadOptions, path: Path) -> str:
                 "leave --velocity-unit out."
             )
     return style
+
+
+def in_dalton(masses, units: str, path: Path) -> np.ndarray:
+    """Masses (atom,) of a dump in the unit style `units` ("": not known) in Da.
+
+    Raises:
+      ValueError: the style is not known, and they are too small to be in Da.
+    """
+    if units:
+        return np.asarray(masses) * LAMMPS_UNITS[units][3]
+    largest = float(np.max(masses, initial=0.0))
+    fit = [name for name, unit in LAMMPS_UNITS.items() if 1 < largest * unit[3] < 300]
+    if 0 < largest < LIGHTEST and fit:
+        raise ValueError(
+            f"{path} gives masses up to {largest:.4g}, which are none in Da, but may be those of "
+            f"units {' or '.join(fit)}, which it does not say; say it by units (--units {fit[0]})."
+        )
+    return np.asarray(masses)
 
 
 def which_units(raw, elements: Elements, options: ReadOptions, path: Path) -> str:
