@@ -42,7 +42,11 @@ def _read(path: Path, selection: slice | int, options: ReadOptions, still: bool)
     hdf5, dump, xyz = ending in H5MD_SUFFIXES, is_dump(path), ending in SUFFIXES
     if is_compressed(path) and (hdf5 or ending in (".gro", ".traj", *TRAJECTORIES)):
         raise ValueError(f"{path} is compressed; unpack it first (gunzip, unxz or bunzip2).")
-    for name, useful in (("units", hdf5 or dump), ("velocities", xyz), ("topology", not hdf5)):
+    for name, useful in (
+        ("units", hdf5 or dump or xyz),
+        ("velocities", xyz),
+        ("topology", not hdf5),
+    ):
         if getattr(options, name) and not useful:
             raise ValueError(
                 f"{path} is no file that '{name}' could say something of; leave --{name} out."

@@ -10,6 +10,7 @@ from ase.io.formats import UnknownFileTypeError
 from jaxtyping import Float
 
 from trajcast_jax.io.checks import PLAUSIBLE_TEMPERATURES, other_units, temperatures_in
+from trajcast_jax.io.extxyz import speed, understood, unit_of_style
 from trajcast_jax.io.files import open_text, suffix
 from trajcast_jax.io.options import ReadOptions
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
@@ -17,7 +18,7 @@ from trajcast_jax.io.species import TINY, Elements, check_masses, from_labels, f
 from trajcast_jax.io.xyz import one_clock
 from trajcast_jax.io.xyz_text import SUFFIXES, readable
 from trajcast_jax.system import System
-from trajcast_jax.units import ASE_FEMTOSECOND, VELOCITY_UNITS
+from trajcast_jax.units import ASE_FEMTOSECOND, LAMMPS_UNITS, VELOCITY_UNITS
 
 VELOCITY_COLUMNS = ("velocities", "velo", "vel")
 ASE_MOMENTA = "ASE's unit √(eV/u), as momenta"
@@ -31,7 +32,8 @@ USUAL = (50.0, 1000.0)
 """K; if velocities of unstated unit mean less or more, they may well be in another than Å/fs."""
 HINT = (
     "say their right unit by velocity_unit (--velocity-unit), or in the comment lines of an "
-    'extended XYZ file: velocity_unit="ase", "angstrom/ps" or "angstrom/fs".'
+    'extended XYZ file: velocity_unit="ase", "angstrom/ps" or "angstrom/fs"; of one that '
+    "LAMMPS wrote, say its unit style by units (--units metal)."
 )
 
 
@@ -64,6 +66,8 @@ def read_ase(
     elements = _elements(first, options, path)
     _require_unit(first, unit, options, velocities[:1], path)
     steps, times = _clock(frames, numbers, path)
+    if times is not None and options.units:
+        times = times * LAMMPS_UNITS[options.units][1]
     recording = Recording(
         positions=np.reshape([a.positions for a in frames], velocities.shape),
         velocities=velocities,
@@ -74,7 +78,7 @@ def read_ase(
         velocity_unit=unit,
         steps=steps,
         times=times,
-        factor=VELOCITY_UNITS.get(unit, ASE_FEMTOSECOND),
+        factor=speed(unit),
         unit_hint=MOMENTA_HINT if unit == ASE_MOMENTA else HINT,
     )
     return without_massless(recording, path)
@@ -155,9 +159,8 @@ def _read_atoms(path: Path, index: int | slice, options: ReadOptions) -> list[At
     if isotopes is not None:
         for atoms in frames:
             atoms.info[RESOLVED] = True
-            if len(atoms) == len(isotopes) and "masses" not in atoms.arrays:
-                masses = np.where(isotopes > 0, isotopes, atoms.get_masses())
-                atoms.set_masses(masses)
+    if suffix(path) in SUFFIXES:
+        frames = understood(frames, isotopes, options, path)
     return frames
 
 
@@ -242,6 +245,11 @@ def _velocity_unit(atoms: Atoms, options: ReadOptions, path: Path) -> str:
                 f"{path} has ASE's momenta, whose unit is ASE's, but velocity_unit says "
                 f"{options.velocity_unit}; leave it out, or write a column 'velocities'."
             )
+        if options.units:
+            raise ValueError(
+                f"{path} has ASE's momenta, whose unit is ASE's, but units {options.units} were "
+                "given; leave --units out."
+            )
         return ASE_MOMENTA
     told = atoms.info.get("velocity_unit")
     if told is not None and str(told) not in VELOCITY_UNITS:
@@ -253,6 +261,8 @@ def _velocity_unit(atoms: Atoms, options: ReadOptions, path: Path) -> str:
             f"{path} gives velocities in {told}, but velocity_unit says {options.velocity_unit}; "
             "leave it out."
         )
+    if options.units:
+        return unit_of_style(str(told or options.velocity_unit), options.units, path)
     return str(told or options.velocity_unit or "angstrom/fs")
 
 
@@ -279,7 +289,7 @@ def _velocities(atoms: Atoms, unit: str, path: Path) -> np.ndarray:
     momenta = atoms.get_velocities() * ASE_FEMTOSECOND
     if column is None:
         return momenta
-    velocities = atoms.arrays[column] * VELOCITY_UNITS[unit]
+    velocities = atoms.arrays[column] * speed(unit)
     if "momenta" in atoms.arrays:
         away = np.abs(velocities - momenta).max(initial=0.0)
         if away > 1e-3 * np.abs(velocities).max(initial=0.0) + 1e-9:
@@ -298,7 +308,8 @@ def _velocities(atoms: Atoms, unit: str, path: Path) -> np.ndarray:
 
 def _require_unit(atoms: Atoms, unit: str, options: ReadOptions, velocities, path: Path) -> None:
     """Ask for the unit of a column that states none, where Å/fs means that it is hot or cold."""
-    stated = "velocity_unit" in atoms.info or options.velocity_unit or "momenta" in atoms.arrays
+    stated = "velocity_unit" in atoms.info or options.velocity_unit or options.units
+    stated = stated or "momenta" in atoms.arrays
     if not unit or unit == ASE_MOMENTA or stated or not len(atoms):
         return
     masses = np.maximum(atoms.get_masses(), 1e-3)

@@ -54,6 +54,11 @@ def read_xyz(
       IndexError: there is no such frame.
       ValueError: the files differ, there are no velocities, or a unit or the cell is left open.
     """
+    if options.units:
+        raise ValueError(
+            f"{path} is no file of LAMMPS, whose units '{options.units}' are; leave --units out "
+            "(--velocity-unit tells the unit of velocities)."
+        )
     frames = selected(path, selection)
     first = frames[0]
     length = LENGTHS[_ipi_unit(first, path, "positions", LENGTHS) or "angstrom"]
