@@ -15,15 +15,14 @@ from trajcast_jax.io.intervals import Intervals, intervals, odd
 from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording
 from trajcast_jax.io.resolved import resolved_scale
+from trajcast_jax.io.times import AGREE, told_times, typical
 
 EVEN = 1e-3
 """Share of the spacing by which intervals may differ, and of a move below which it is none."""
-ROUNDING = 1e-6
-"""Share of the time itself by which it may be rounded."""
+COARSE = 0.1
+"""Largest share of the spacing by which intervals may differ that are told by rounded times."""
 WHOLE = 0.02
 """Largest distance from a whole number of intervals of a gap."""
-AGREE = 0.01
-"""Share by which the file's spacing and the one that is given may differ."""
 MANY = 0.1
 """Share of intervals that may be odd in a file that is worth reading."""
 DENSE = 0.5
@@ -31,78 +30,6 @@ DENSE = 0.5
 velocities mean."""
 SCALES = (0.6, 1.6)
 """Lowest scale of dense frames, and highest of any."""
-
-
-def told_times(recording: Recording, options: ReadOptions, path: Path) -> np.ndarray | None:
-    """Times (time,) of the frames in fs by what the file and the options say.
-
-    Times that the options alone tell are None here: they count the frames that are kept.
-
-    Raises:
-      ValueError: nobody tells the times, or the file and the options disagree.
-    """
-    times, steps = recording.times, recording.steps
-    if len(recording.index) < 2:
-        return np.zeros(len(recording.index)) if times is None else times
-    if steps is not None and times is not None:
-        _require_one_clock(steps, times, options, path)
-    if times is None and steps is not None:
-        per_frame = _typical(steps)
-        if options.md_step is not None:
-            times = steps * options.md_step
-        elif options.time_step is not None:
-            return (steps - steps[0]) / per_frame * options.time_step
-        else:
-            raise ValueError(
-                f"{path} tells the steps of its frames (every {per_frame:g}), but not how long a "
-                "step is; give the fs of an integration step as md_step (--md-timestep), or those "
-                "between frames as time_step (--time-step)."
-            )
-    if times is None:
-        if options.time_step is None:
-            raise ValueError(
-                f"{path} does not tell the times of its frames; give the fs between them as "
-                "time_step (--time-step)."
-            )
-        return None
-    spacing = _typical(times)
-    if options.time_step is not None and abs(spacing / options.time_step - 1) > AGREE:
-        raise ValueError(
-            f"{path} has frames every {spacing:g} fs, by its own times"
-            f"{' and the md_step given' if recording.times is None else ''}, but time_step "
-            f"(--time-step) says {options.time_step:g} fs; leave it out, or mend the file."
-        )
-    return times
-
-
-def _require_one_clock(steps, times, options: ReadOptions, path: Path) -> None:
-    """Steps and times of a file agree, with one another and with the step that is given."""
-    by_step, by_time = np.diff(steps), np.diff(times)
-    ahead = (by_step > 0) & (by_time > 0)
-    if not ahead.any():
-        return
-    lengths = by_time[ahead] / by_step[ahead]
-    length = float(np.median(lengths))
-    slack = ROUNDING * np.abs(times).max() / by_step[ahead]
-    off = np.abs(lengths - length) > AGREE * length + slack
-    if off.any():
-        i = int(np.flatnonzero(ahead)[np.argmax(off)])
-        raise ValueError(
-            f"Steps and times of {path} disagree: from step {steps[i]} to {steps[i + 1]} it counts "
-            f"{by_time[i]:g} fs, and elsewhere {length:g} fs for a step; read the parts one by one "
-            "(--first, --last)."
-        )
-    if options.md_step is not None and abs(length / options.md_step - 1) > AGREE:
-        raise ValueError(
-            f"{path} counts {length:g} fs for a step, but md_step (--md-timestep) says "
-            f"{options.md_step:g} fs; leave it out, or mend the file."
-        )
-
-
-def _typical(values: np.ndarray) -> float:
-    """The usual step of a clock, the median of those ahead."""
-    steps = np.diff(values)
-    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
 
 class Runs(NamedTuple):
@@ -123,7 +50,7 @@ def split(recording: Recording, options: ReadOptions, path: Path) -> Runs:
       ValueError: no clock, one that the options contradict, or uneven frames.
     """
     n = len(recording.index)
-    times = told_times(recording, options, path)
+    times, rounded = told_times(recording, options, path)
     if n < 2:
         return Runs([np.arange(n)], np.zeros(n) if times is None else times, [])
     same = _Same(recording)
@@ -135,8 +62,8 @@ def split(recording: Recording, options: ReadOptions, path: Path) -> Runs:
         times[kept] += np.arange(len(kept)) * options.time_step
         rows, gaps = [kept], []
     else:
-        rows, gaps = _by_times(recording, times, same, path)
-    spacing = options.time_step or _typical(times)
+        times, rows, gaps = _by_times(recording, times, rounded, options.time_step, same, path)
+    spacing = options.time_step or _spacing(times, rows)
     runs = _by_motion(recording, Runs(rows, times, gaps), spacing, path)
     if recording.times is None or options.time_step is not None:
         _require_resolved(recording, runs, spacing, options, path)
@@ -166,15 +93,60 @@ class _Same:
         return bool(change <= max(EVEN * self.speed, 1e-12))
 
 
-def _by_times(recording: Recording, times, same: _Same, path: Path):
-    """Rows of runs by the file's times, and why each run but the first begins."""
-    spacing, slack = _typical(times), ROUNDING * float(np.abs(times).max())
+def _by_times(recording: Recording, times, rounded: float, step, same: _Same, path: Path):
+    """Even times (fs), rows of runs by them, and why each run but the first begins.
+
+    `rounded` is the largest error (fs) of a time, `step` the time between frames if it is given.
+    """
+    usual, finest = typical(times), 4 * float(np.spacing(np.abs(times).max()))
+    found, slack = _cut(recording, times, usual, finest, same), EVEN * usual
+    if rounded > 0 and (found.uneven or found.is_broken(len(times))):  # perhaps they are rounded
+        spacing, slack = step or _rounded_spacing(times, rounded), 2 * rounded
+        found = _cut(recording, times, spacing, slack, same)
+        if step is None:
+            _require_told(times, found, rounded, spacing, path)
+    else:
+        step = None
+    rows = [np.array(run) for run in found.runs]
+    evened = _evened(times, rows, slack, step)
+    i = (found.uneven or [found.runs[-1][0]])[0] if found.is_broken(len(times)) else 0
+    for run in rows:
+        steps = np.diff(evened[run])
+        if len(steps) and np.ptp(steps) > 3 * EVEN * usual:  # that no rounding explains
+            i = run[1 + int(np.argmax(np.abs(steps - usual)))]
+    if i:
+        raise ValueError(
+            f"Frames {recording.index[i - 1]} and {recording.index[i]} of {path} are "
+            f"{times[i] - times[i - 1]:g} fs apart, but others {usual:g} fs; give evenly "
+            "spaced frames."
+        )
+    _say_dropped(recording, found.dropped, path)
+    return evened, rows, found.gaps
+
+
+class _Cut(NamedTuple):
+    """Rows of runs by times, why each run but the first begins, rows left out, uneven rows."""
+
+    runs: list[list[int]]
+    gaps: list[str]
+    dropped: list[int]
+    uneven: list[int]
+
+    def is_broken(self, n_frames: int) -> bool:
+        """Whether the times are no even clock with some breaks."""
+        return len(self.uneven) > max(1, MANY * n_frames) or len(self.gaps) > max(
+            2, MANY * 2 * n_frames
+        )
+
+
+def _cut(recording: Recording, times, spacing: float, slack: float, same: _Same) -> _Cut:
+    """Split where intervals differ from `spacing` by more than `slack` (fs) and a small share."""
     tolerance = EVEN * spacing + slack
     runs, gaps, dropped, uneven = [[0]], [], [], []
     for i in range(1, len(times)):
         run = runs[-1]
         step = times[i] - times[run[-1]]
-        if step <= tolerance:
+        if step <= min(tolerance, spacing / 2):
             back = run[np.argmin(np.abs(times[run] - times[i]))]
             if abs(times[back] - times[i]) <= tolerance and same(back, i):
                 dropped.append(i)
@@ -188,20 +160,52 @@ def _by_times(recording: Recording, times, same: _Same, path: Path):
             continue
         else:
             count = step / spacing
-            if abs(count - round(count)) > WHOLE or round(count) < 2:
+            if abs(count - round(count)) > WHOLE + slack / spacing or round(count) < 2:
                 uneven.append(i)
             why = f"frames are missing: {step:g} fs apart, not {spacing:g} fs"
         gaps.append(f"{_place(recording, times, run[-1], i)} ({why})")
         runs.append([i])
-    if len(uneven) > max(1, MANY * len(times)) or len(gaps) > max(2, MANY * 2 * len(times)):
-        i = (uneven or [runs[1][0]])[0]
+    return _Cut(runs, gaps, dropped, uneven)
+
+
+def _rounded_spacing(times, rounded: float) -> float:
+    """The mean of the intervals (fs) that are those of rounded times."""
+    steps, usual = np.diff(times), typical(times)
+    return float(np.mean(steps[np.abs(steps - usual) <= EVEN * usual + 2 * rounded]))
+
+
+def _require_told(times, found: _Cut, rounded: float, spacing: float, path: Path) -> None:
+    """An error if times are rounded too coarsely to tell the time between frames."""
+    error = 2 * rounded / max(1, max(map(len, found.runs)) - 1)
+    if 2 * rounded > COARSE * spacing or (error > AGREE * spacing and not found.uneven):
         raise ValueError(
-            f"Frames {recording.index[i - 1]} and {recording.index[i]} of {path} are "
-            f"{times[i] - times[i - 1]:g} fs apart, but others {spacing:g} fs; give evenly spaced "
-            "frames."
+            f"{path} rounds its times, up to {np.abs(times).max():g} fs, to {2 * rounded:.3g} fs: "
+            f"too coarse for frames every {spacing:.4g} fs; give the fs between frames as "
+            "time_step (--time-step)."
         )
-    _say_dropped(recording, dropped, path)
-    return [np.array(run) for run in runs], gaps
+
+
+def _evened(times, rows, slack: float, step: float | None) -> np.ndarray:
+    """The times with those of each run evenly spaced, where they differ by less than `slack`."""
+    spacing = step or _spacing(times, rows)
+    times = np.array(times, float)
+    for run in rows:
+        count = np.arange(len(run)) - (len(run) - 1) / 2
+        even = times[run].mean() + count * spacing
+        apart = np.abs(times[run] - even).max()
+        if 1e-9 * np.abs(times).max() < apart <= slack:
+            times[run] = even
+    return times
+
+
+def _spacing(times, rows) -> float:
+    """The time (fs) between frames of all runs, by least squares."""
+    along = square = 0.0
+    for run in rows:
+        count = np.arange(len(run)) - (len(run) - 1) / 2
+        along += float(count @ (times[run] - times[run].mean()))
+        square += float(count @ count)
+    return along / square if square and along > 0 else typical(times)
 
 
 def _by_motion(recording: Recording, runs: Runs, spacing: float, path: Path) -> Runs:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from trajcast_jax.io.options import ReadOptions
+from trajcast_jax.io.files import suffix
+from trajcast_jax.io.options import ReadOptions, note
+from trajcast_jax.io.times import AGREE, typical
 from trajcast_jax.units import ASE_FEMTOSECOND, LAMMPS_UNITS, VELOCITY_UNITS
 
 MASSES = "masses"
 """ASE's name of masses; LAMMPS and GPUMD write `mass`."""
+OTHER_TIMES = {"ps": 1e3, "ASE's unit of time (10.18 fs)": 1 / ASE_FEMTOSECOND}
+"""Units (fs) in which times may be that state none, by name."""
 SAME_MASS = 1e-3
 """Share by which masses that stand twice, or in two frames, may differ."""
 
@@ -123,3 +127,20 @@ def speed(unit: str) -> float:
     if unit.startswith("units "):
         return LAMMPS_UNITS[unit.removeprefix("units ")][2]
     return VELOCITY_UNITS.get(unit, ASE_FEMTOSECOND)
+
+
+def unit_of_times(times, options: ReadOptions, path: Path) -> float:
+    """The unit (fs) of times (time,): LAMMPS's of a unit style, fs, or what the options confirm.
+
+    Extended XYZ states no unit, and fs are usual; if `options.time_step` is the spacing in ps or in
+    ASE's unit of time (`dyn.get_time()`, CASTEP's .md by ASE), that it is, with a word.
+    """
+    if options.units:
+        return LAMMPS_UNITS[options.units][1]
+    if options.time_step is not None and len(times) > 1:
+        spacing = typical(times)
+        for name, unit in OTHER_TIMES.items():
+            if abs(unit * spacing / options.time_step - 1) < AGREE:
+                note(f"{path}: times are read in {name}, as the fs between frames tell.")
+                return unit
+    return 1 / ASE_FEMTOSECOND if suffix(path) == ".md" else 1.0

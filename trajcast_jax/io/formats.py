@@ -10,15 +10,16 @@ from ase.io.formats import UnknownFileTypeError
 from jaxtyping import Float
 
 from trajcast_jax.io.checks import PLAUSIBLE_TEMPERATURES, other_units, temperatures_in
-from trajcast_jax.io.extxyz import speed, understood, unit_of_style
+from trajcast_jax.io.extxyz import speed, understood, unit_of_style, unit_of_times
 from trajcast_jax.io.files import open_text, suffix
 from trajcast_jax.io.options import ReadOptions
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
 from trajcast_jax.io.species import TINY, Elements, check_masses, from_labels, from_names
+from trajcast_jax.io.times import rounding
 from trajcast_jax.io.xyz import one_clock
 from trajcast_jax.io.xyz_text import SUFFIXES, readable
 from trajcast_jax.system import System
-from trajcast_jax.units import ASE_FEMTOSECOND, LAMMPS_UNITS, VELOCITY_UNITS
+from trajcast_jax.units import ASE_FEMTOSECOND, VELOCITY_UNITS
 
 VELOCITY_COLUMNS = ("velocities", "velo", "vel")
 ASE_MOMENTA = "ASE's unit √(eV/u), as momenta"
@@ -66,8 +67,7 @@ def read_ase(
     elements = _elements(first, options, path)
     _require_unit(first, unit, options, velocities[:1], path)
     steps, times = _clock(frames, numbers, path)
-    if times is not None and options.units:
-        times = times * LAMMPS_UNITS[options.units][1]
+    scale = 0.0 if times is None else unit_of_times(times, options, path)
     recording = Recording(
         positions=np.reshape([a.positions for a in frames], velocities.shape),
         velocities=velocities,
@@ -77,7 +77,8 @@ def read_ase(
         index=numbers,
         velocity_unit=unit,
         steps=steps,
-        times=times,
+        times=None if times is None else scale * times,
+        rounding=0.0 if times is None else scale * rounding(times),
         factor=speed(unit),
         unit_hint=MOMENTA_HINT if unit == ASE_MOMENTA else HINT,
     )

@@ -15,9 +15,11 @@ from trajcast_jax.io.recording import (
     without_massless,
 )
 from trajcast_jax.io.species import from_names
+from trajcast_jax.io.times import rounding
 from trajcast_jax.units import VELOCITY_UNITS
 
 NM = 10.0  # Å
+PS = 1e3  # fs
 TIME = re.compile(r"\bt=\s*([-+.\dEe]+)")
 STEP = re.compile(r"\bstep=\s*(\d+)")
 BOX_ORDER = ((0, 3, 4), (5, 1, 6), (7, 8, 2))
@@ -60,7 +62,8 @@ def read_gro(
     values = np.stack([f.values[:, : 6 if moving else 3] for f in chosen])
     factor = VELOCITY_UNITS["nm/ps"]
     elements = from_names(first.names, first.residues, options, path)
-    times = [TIME.search(f.title) for f in chosen]
+    found = [TIME.search(f.title) for f in chosen]
+    times = np.array([float(m.group(1)) for m in found]) if all(found) else None
     steps = [STEP.search(f.title) for f in chosen]
     recording = Recording(
         positions=NM * values[..., :3],
@@ -71,7 +74,8 @@ def read_gro(
         index=index,
         velocity_unit="" if still else "nm/ps",
         steps=np.array([int(m.group(1)) for m in steps]) if all(steps) else None,
-        times=np.array([1e3 * float(m.group(1)) for m in times]) if all(times) else None,
+        times=None if times is None else PS * times,
+        rounding=0.0 if times is None else PS * rounding(times),
         factor=factor,
         unit_hint="check the file.",
     )

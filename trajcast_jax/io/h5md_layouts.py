@@ -13,7 +13,7 @@ import numpy as np
 from trajcast_jax.io.h5md import open_h5md, patient, require_stored
 from trajcast_jax.io.h5md_units import LENGTHS, require_one_unit, scales, unit_factor
 from trajcast_jax.io.options import ReadOptions, note
-from trajcast_jax.io.recording import Recording, apart, decide_cell, select, without_massless
+from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
 from trajcast_jax.io.species import (
     Elements,
     check_masses,
@@ -21,6 +21,7 @@ from trajcast_jax.io.species import (
     from_numbers,
     from_text,
 )
+from trajcast_jax.io.times import apart, rounding
 
 PLURALS = {"velocity": "velocities", "image": "images", "id": "ids", "species": "species",
            "mass": "masses"}  # fmt: skip
@@ -75,6 +76,7 @@ def read_layout(
         velocity_unit="" if still else unit,
         steps=groups[0].steps,
         times=None if groups[0].times is None else scale["time"] * groups[0].times,
+        rounding=0.0 if groups[0].times is None else scale["time"] * rounding(groups[0].times),
         unwrapped=flagged,
         factor=scale["velocity"],
         unit_hint="mend the unit attribute of velocity/value.",

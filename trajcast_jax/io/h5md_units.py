@@ -67,6 +67,8 @@ def scales(first, groups, options: ReadOptions, path: Path, still: bool):
         found["velocity"] = unit_factor(first["velocity/value"], SPEEDS, path)
     if "time" in first["position"] and groups[0].times is not None:
         found["time"] = unit_factor(first["position/time"], TIMES, path)
+    if options.time_step is not None:  # which tells more of times than the unit of velocities
+        said.pop("time", None)
     for name, value in found.items():
         if value is not None and name in said and not np.isclose(value, said[name], rtol=1e-6):
             raise ValueError(

@@ -17,6 +17,7 @@ from trajcast_jax.io.species import (
     from_symbols,
     from_text,
 )
+from trajcast_jax.io.times import rounding
 from trajcast_jax.units import LAMMPS_UNITS
 
 POSITIONS = ("xu", "xsu", "x", "xs")
@@ -74,6 +75,7 @@ def read_dump(
         velocity_unit="" if still else f"units {units}",
         steps=np.array([frame.step for frame in frames]),
         times=None if None in told else time * np.array(told, float),
+        rounding=0.0 if None in told else time * rounding(np.array(told, float)),
         unwrapped=unwrapped,
         factor=speed,
         unit_hint="say LAMMPS's unit style of this dump by units (--units metal, real, ...).",

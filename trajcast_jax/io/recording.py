@@ -27,6 +27,8 @@ class Recording(NamedTuple):
     """Integration step of each frame, where the file tells."""
     times: Float[np.ndarray, "time"] | None = None
     """Time of each frame (fs), where the file tells."""
+    rounding: float = 0.0
+    """Largest error (fs) of a time by how the file rounds it."""
     unwrapped: bool = False
     """Whether positions are known to be unwrapped."""
     factor: float = 1.0
@@ -52,12 +54,6 @@ def select(frames: Sequence, selection: slice | int, path: Path) -> list:
             f"{len(frames)}; select frames that it has."
         )
     return list(frames[selection])
-
-
-def apart(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Which entries of two clocks (time,) of the same frames differ."""
-    spacing = float(np.median(np.abs(np.diff(mine)))) if len(mine) > 1 else 0.0
-    return np.abs(mine - other) > 0.01 * spacing + 2e-7 * np.abs(mine)
 
 
 def without_cut(n_whole: int, path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
 from trajcast_jax.io.species import Elements, check_masses, from_masses, from_names, from_symbols
+from trajcast_jax.io.times import rounding
 from trajcast_jax.units import VELOCITY_UNITS
 
 TRAJECTORIES = (".trr", ".xtc", ".nc", ".ncdf", ".mdcrd", ".dcd", ".tng")
@@ -64,7 +65,9 @@ def read_with_topology(
         cell=decide_cell(cell, True if np.any(cell) else None, options, path),
         index=number,
         velocity_unit="" if still else "angstrom/ps, to which MDAnalysis converts",
+        steps=rows["steps"] if len(rows["steps"]) == len(number) else None,
         times=PS * rows["times"],
+        rounding=PS * rounding(rows["times"]),
         factor=factor,
         unit_hint="check the file.",
     )
@@ -111,7 +114,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _read(path: Path, selection: slice | int, atoms, still: bool):
     """Numbers of the frames and their arrays: Å, Å/ps, ps."""
-    found = {"positions": [], "velocities": [], "times": [], "cells": []}
+    found = {"positions": [], "velocities": [], "times": [], "steps": [], "cells": []}
     numbers, without = [], 0
     known = {} if atoms is None else {"n_atoms": len(atoms)}
     with _readable(path):
@@ -129,6 +132,8 @@ def _read(path: Path, selection: slice | int, atoms, still: bool):
             moving = np.array(frame.velocities, np.float64) if not still else 0.0
             found["velocities"].append(moving + np.zeros_like(found["positions"][-1]))
             found["times"].append(float(frame.time))
+            if "step" in frame.data:
+                found["steps"].append(int(frame.data["step"]))
             cell = frame.dimensions
             cell = np.zeros((3, 3)) if cell is None else frame.triclinic_dimensions
             found["cells"].append(np.array(cell, np.float64))

@@ -10,8 +10,9 @@ from ase.cell import Cell
 from trajcast_jax.io.checks import other_units
 from trajcast_jax.io.files import DAMAGED, open_text, suffix
 from trajcast_jax.io.options import ReadOptions, note
-from trajcast_jax.io.recording import Recording, apart, decide_cell, without_massless
+from trajcast_jax.io.recording import Recording, decide_cell, without_massless
 from trajcast_jax.io.species import Elements, from_labels, from_numbers, from_text
+from trajcast_jax.io.times import apart, rounding
 from trajcast_jax.io.xyz_text import SUFFIXES, Frame, selected
 from trajcast_jax.units import BOHR, VELOCITY_UNITS
 
@@ -86,6 +87,7 @@ def read_xyz(
         velocity_unit=unit,
         steps=steps,
         times=times,
+        rounding=0.0 if times is None else rounding(times),
         factor=factor,
     )
     return without_massless(recording, path)
