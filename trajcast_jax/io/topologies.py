@@ -1,6 +1,8 @@
 """Read trajectories that need a second file for their atoms, by MDAnalysis (extra `formats`)."""
 
 import contextlib
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
 from trajcast_jax.io.species import Elements, check_masses, from_masses, from_names, from_symbols
 from trajcast_jax.io.times import rounding
+from trajcast_jax.io.xdr import require_sound
 from trajcast_jax.units import VELOCITY_UNITS
 
 TRAJECTORIES = (".trr", ".xtc", ".nc", ".ncdf", ".mdcrd", ".dcd", ".tng")
@@ -93,6 +96,8 @@ def _topology(path: Path):
     try:
         return mda.Universe(str(path), to_guess=()).atoms
     except Exception as error:  # MDAnalysis raises many types of errors
+        with _silent_deletion():
+            traceback.clear_frames(error.__traceback__)
         raise ValueError(
             f"MDAnalysis cannot read the topology {path} ({type(error).__name__}: {error})."
         ) from error
@@ -106,10 +111,22 @@ def _readable(path: Path) -> Iterator[None]:
     except ImportError:
         raise
     except Exception as error:
+        with _silent_deletion():
+            traceback.clear_frames(error.__traceback__)
         raise ValueError(
             f"MDAnalysis cannot read {path} ({type(error).__name__}: {error}); is it complete, and "
             "of the atoms of its topology?"
         ) from error
+
+
+@contextlib.contextmanager
+def _silent_deletion() -> Iterator[None]:
+    """Say nothing of what goes wrong where a half-built reader is deleted."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _read(path: Path, selection: slice | int, atoms, still: bool):
@@ -117,6 +134,7 @@ def _read(path: Path, selection: slice | int, atoms, still: bool):
     found = {"positions": [], "velocities": [], "times": [], "steps": [], "cells": []}
     numbers, without = [], 0
     known = {} if atoms is None else {"n_atoms": len(atoms)}
+    require_sound(path)
     with _readable(path):
         reader = _mdanalysis().coordinates.core.get_reader_for(str(path))(str(path), **known)
         length = len(reader)
