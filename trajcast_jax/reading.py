@@ -29,7 +29,8 @@ def reading(path: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        own = isinstance(error, OSError) and error.errno is None  # a sentence about another file
+        own = isinstance(error, OSError) and error.errno is None  # a sentence about another file,
+        own = own and type(error) is not OSError  # but of h5py about this one
         if own or str(Path(path)) in str(error) or Path(path).name in str(error):
             error.of_file = True
             raise
