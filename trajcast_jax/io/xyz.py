@@ -10,7 +10,7 @@ from ase.cell import Cell
 from trajcast_jax.io.checks import other_units
 from trajcast_jax.io.files import DAMAGED, open_text, suffix
 from trajcast_jax.io.options import ReadOptions, note
-from trajcast_jax.io.recording import Recording, decide_cell, without_massless
+from trajcast_jax.io.recording import Recording, decide_cell, select, without_massless
 from trajcast_jax.io.species import Elements, from_labels, from_numbers, from_text
 from trajcast_jax.io.times import apart, rounding
 from trajcast_jax.io.xyz_text import SUFFIXES, Frame, selected
@@ -60,14 +60,20 @@ def read_xyz(
             f"{path} is no file of LAMMPS, whose units '{options.units}' are; leave --units out "
             "(--velocity-unit tells the unit of velocities)."
         )
-    frames = selected(path, selection)
+    frames, moving = selected(path, slice(None)), None
+    if options.velocities is not None and not still:
+        other = Path(options.velocities)
+        frames, moving = paired(frames, selected(other, slice(None)), path, other)
+    chosen = select(range(len(frames)), selection, path)
+    frames = [frames[i] for i in chosen]
+    moving = moving and [moving[i] for i in chosen]
     first = frames[0]
     length = LENGTHS[_ipi_unit(first, path, "positions", LENGTHS) or "angstrom"]
     positions = length * np.stack([f.values[:, :3] for f in frames])
     unit, velocities, factor = "", np.zeros_like(positions), 1.0
     elements = _elements(first, options, path)
     if not still:
-        raw, unit = _raw_velocities(frames, selection, options, path)
+        raw, unit = _raw_velocities(frames, moving, options, path)
         unit = unit or options.velocity_unit
         if not unit:
             raise ValueError(
@@ -101,10 +107,10 @@ def _elements(first: Frame, options: ReadOptions, path: Path) -> Elements:
     return from_text(first.symbols, path)
 
 
-def _raw_velocities(frames, selection, options: ReadOptions, path: Path):
+def _raw_velocities(frames, moving, options: ReadOptions, path: Path):
     """Velocities (time, atom, 3) as they stand in the file, and their unit if it is known."""
     if options.velocities is not None:
-        return _of_second_file(frames, selection, options, path)
+        return _of_second_file(frames, moving, options, path)
     widths = {f.values.shape[1] for f in frames}
     if DFTB.search(frames[0].comment) and widths <= {6, 7}:
         unit = options.velocity_unit or "angstrom/ps"
@@ -115,15 +121,41 @@ def _raw_velocities(frames, selection, options: ReadOptions, path: Path):
     )
 
 
-def _of_second_file(frames, selection, options: ReadOptions, path: Path):
-    other = Path(options.velocities)
-    moving = selected(other, selection)
-    if len(moving) != len(frames) or moving[0].symbols != frames[0].symbols:
+def paired(frames: list[Frame], moving: list[Frame], path: Path, other: Path):
+    """Positions and velocities of the same frames; by their steps if a file has more than another.
+
+    A word tells how many were left out.
+
+    Raises:
+      ValueError: the atoms differ, or the numbers of frames and there are no steps of both.
+    """
+    steps, its = (_clock(f, p)[0] for f, p in ((frames, path), (moving, other)))
+    same_atoms = moving[0].symbols == frames[0].symbols
+    known = steps is not None and its is not None
+    if not same_atoms or (len(frames) != len(moving) and not (known and set(steps) & set(its))):
         raise ValueError(
             f"{other} has {len(moving)} frames of {len(moving[0].symbols)} atoms, but {path} has "
             f"{len(frames)} of {len(frames[0].symbols)}, or their atoms differ in order; give the "
             "velocities of the same run."
         )
+    if len(frames) == len(moving):
+        return frames, moving
+    found, seen, pairs = {}, {}, []
+    for step, frame in zip(its, moving, strict=True):
+        found.setdefault(step, []).append(frame)
+    for step, frame in zip(steps, frames, strict=True):
+        if step in found:
+            again = seen[step] = seen.get(step, -1) + 1  # a restart writes frames twice
+            pairs.append((frame, found[step][min(again, len(found[step]) - 1)]))
+    note(
+        f"{path} has {len(frames)} frames, and {other} {len(moving)}: by their steps, {len(pairs)} "
+        "have positions and velocities, and the others were left out."
+    )
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def _of_second_file(frames, moving, options: ReadOptions, path: Path):
+    other = Path(options.velocities)
     for mine, its in zip(_clock(frames, path), _clock(moving, other), strict=True):
         if mine is not None and its is not None and apart(mine, its).any():
             i = int(np.argmax(apart(mine, its)))

@@ -1,6 +1,7 @@
 """The text of XYZ files, frame by frame, plain or compressed, whole or cut short."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,7 @@ def readable(path: Path, options: ReadOptions):
     source = path
     if is_compressed(path) or not ends_line(path):
         source = io.StringIO(_whole_text(path))
-    labels = _first_labels(path)
+    labels, column = _first_labels(path)
     numbers = labels and all(label.isdigit() for label in labels)
     named = not set(labels) <= {*chemical_symbols, *ISOTOPES}
     if not numbers and not named and not set(labels) & set(ISOTOPES):
@@ -48,13 +49,15 @@ def readable(path: Path, options: ReadOptions):
     lines, n = text.splitlines(), len(labels)
     for start in range(0, len(lines), n + 2):
         for k, i in enumerate(range(start + 2, min(start + 2 + n, len(lines)))):
-            label, *rest = lines[i].split(maxsplit=1) or [""]
+            words = lines[i].split()
+            label = words[column] if column < len(words) else ""
             if label != labels[k]:
                 raise ValueError(
-                    f"Line {i + 1} of {path} begins with '{label}', but that atom is {labels[k]} "
+                    f"Line {i + 1} of {path} has the label '{label}', but that atom is {labels[k]} "
                     "in the first frame; a trajectory must keep its atoms and their order."
                 )
-            lines[i] = " ".join([chemical_symbols[found.species[k]], *rest])
+            words[column] = chemical_symbols[found.species[k]]
+            lines[i] = " ".join(words)
     special = np.array([x in ISOTOPES for x in labels])
     return io.StringIO("\n".join(lines) + "\n"), np.where(special, found.masses, 0.0)
 
@@ -87,17 +90,31 @@ def _whole_text(path: Path) -> str:
     return "".join(lines[:start])
 
 
-def _first_labels(path: Path) -> list[str]:
-    """The first words of the atoms' lines of the first frame, if they are species."""
+def _first_labels(path: Path) -> tuple[list[str], int]:
+    """The species of the first frame as they stand in it, and the column that has them."""
     try:
         with open_text(path) as file:
             n = int(file.readline())
             comment = file.readline()
-            if "Properties=" in comment and "Properties=species" not in comment:
-                return []
-            return [file.readline().split(maxsplit=1)[0] for _ in range(n)]
+            column = _species_column(comment)
+            if column is None:
+                return [], 0
+            return [file.readline().split()[column] for _ in range(n)], column
     except (*DAMAGED, ValueError, IndexError):
-        return []
+        return [], 0
+
+
+def _species_column(comment: str) -> int | None:
+    """Number of the column of species by a comment line, 0 if it tells no columns."""
+    told = re.search(r'Properties="?([\w:.-]+)', comment)
+    if not told:
+        return 0
+    parts, column = told.group(1).split(":"), 0
+    for name, count in zip(parts[::3], parts[2::3], strict=False):
+        if name == "species":
+            return column
+        column += int(count)
+    return None
 
 
 def _frames(path: Path) -> Iterator[Frame]:
