@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from trajcast_jax.io.checks import Frames, check_frames
+from trajcast_jax.io.extxyz import write_extxyz
 from trajcast_jax.io.files import atomic_write, existing_file
 from trajcast_jax.io.foreign import H5MD_SUFFIXES, read_frame, read_runs
-from trajcast_jax.io.formats import write_extxyz
 from trajcast_jax.io.h5md import h5md_length, is_ours, read_h5md, read_h5md_observables
 from trajcast_jax.io.h5md_writer import H5MDWriter
 from trajcast_jax.io.locks import locked

@@ -1,16 +1,19 @@
-"""What extended XYZ files state in columns that ASE reads but does not use: masses and ids.
+"""Write extended XYZ; read what ASE reads of it but does not use: masses, ids, units.
 
-And LAMMPS's unit styles, in which its `dump extxyz` writes without a word.
+LAMMPS's `dump extxyz` writes in the units of its run without a word.
 """
 
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_masses, chemical_symbols
+from jaxtyping import Float
 
 from trajcast_jax.io.files import suffix
 from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.times import AGREE, typical
+from trajcast_jax.system import System
 from trajcast_jax.units import ASE_FEMTOSECOND, LAMMPS_UNITS, VELOCITY_UNITS
 
 MASSES = "masses"
@@ -144,3 +147,36 @@ def unit_of_times(times, options: ReadOptions, path: Path) -> float:
                 note(f"{path}: times are read in {name}, as the fs between frames tell.")
                 return unit
     return 1 / ASE_FEMTOSECOND if suffix(path) == ".md" else 1.0
+
+
+def write_extxyz(
+    path: str | Path, trajectory: System, times: Float[np.ndarray, "time"] | None = None
+) -> None:
+    """Write a System, or a trajectory at `times` (fs), as extended XYZ.
+
+    The column `velocities` is in Å/fs, which the key `velocity_unit` states. The column `momenta`
+    is for ASE's own functions.
+    """
+    real = np.asarray(trajectory.mask)
+    positions = np.asarray(trajectory.positions, np.float64).reshape(-1, len(real), 3)[:, real]
+    velocities = np.asarray(trajectory.velocities, np.float64).reshape(positions.shape[0], -1, 3)
+    velocities, masses = velocities[:, real], np.asarray(trajectory.masses, np.float64)[real]
+    momenta = masses[:, None] * velocities / ASE_FEMTOSECOND
+    species = np.asarray(trajectory.species)[real]
+    properties = "species:S:1:pos:R:3:velocities:R:3:momenta:R:3"
+    columns = [positions, velocities, momenta]
+    if not np.allclose(masses, atomic_masses[species], rtol=1e-5):
+        properties += ":masses:R:1"
+        columns.append(np.broadcast_to(masses[:, None], (len(positions), len(masses), 1)))
+    head = f'Properties={properties} velocity_unit="angstrom/fs"'
+    if trajectory.cell is None:
+        head += ' pbc="F F F"'
+    else:
+        lattice = " ".join(f"{x:.10g}" for x in np.ravel(np.asarray(trajectory.cell)))
+        head = f'Lattice="{lattice}" {head} pbc="T T T"'
+    with open(path, "w") as file:
+        for i, frame in enumerate(np.concatenate(columns, axis=-1)):
+            time = "" if times is None else f" time={float(times[i]):.10g}"
+            file.write(f"{len(species)}\n{head}{time}\n")
+            for z, row in zip(species, frame, strict=True):
+                file.write(f"{chemical_symbols[z]:2} " + " ".join(f"{x:.9g}" for x in row) + "\n")

@@ -14,10 +14,15 @@ from trajcast_jax.io.lammps_dump import read_dump
 from trajcast_jax.io.lammps_text import is_dump
 from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording
+from trajcast_jax.io.times import rounding
 from trajcast_jax.io.topologies import TRAJECTORIES, read_with_topology
 from trajcast_jax.io.xyz import read_xyz, tells_more
 from trajcast_jax.io.xyz_text import SUFFIXES
 
+FAR = 1000.0
+"""Å beyond which positions are moved by whole cells: single precision has 6e-5 Å there."""
+COARSE = 0.02
+"""Rounding of velocities, over their mean, that is worth a word."""
 H5MD_SUFFIXES = (".h5", ".h5md", ".hdf5")
 
 
@@ -91,6 +96,7 @@ def read_runs(
     recording = _unwrapped(recording, options, path)
     everything = _frames(recording, np.arange(len(recording.index)), recording.index, path)
     _say_frozen(everything, path)
+    _say_coarse(recording, path)
     found = split(recording, options, path)
     runs = []
     for rows in found.rows:
@@ -105,10 +111,40 @@ def _unwrapped(recording: Recording, options: ReadOptions, path: Path) -> Record
         recording = recording._replace(
             positions=unwrap_positions(recording.positions, recording.cell), unwrapped=True
         )
+    recording = _recentred(recording, path)
     if options.periodic is False and recording.cell is not None:
         note(f"{path} says that its atoms are periodic; they are read as isolated, as was said.")
         recording = recording._replace(cell=None)
     return recording
+
+
+def _recentred(recording: Recording, path: Path) -> Recording:
+    """The recording moved by whole cells if it is so far away that single precision blurs it."""
+    positions, cell = recording.positions, recording.cell
+    if cell is None or not positions.size or not np.isfinite(positions).all():
+        return recording
+    if np.abs(positions).max() < FAR:
+        return recording
+    shift = np.round(positions.mean(axis=(0, 1)) @ np.linalg.inv(cell)) @ cell
+    if np.any(shift):
+        note(
+            f"{path}: positions up to {np.abs(positions).max():,.0f} Å were moved by whole cells, "
+            f"by {np.linalg.norm(shift):,.0f} Å, for single precision."
+        )
+    return recording._replace(positions=positions - shift)
+
+
+def _say_coarse(recording: Recording, path: Path) -> None:
+    """A word about velocities of so few decimals that they are blurred."""
+    raw = np.round(recording.velocities[0].ravel() / recording.factor, 9)
+    speed = float(np.sqrt(np.mean(raw**2))) if raw.size else 0.0
+    error = rounding(raw)
+    if recording.velocity_unit and np.isfinite(speed) and error > COARSE * speed > 0:
+        note(
+            f"{path} writes its velocities, {speed:.2g} {recording.velocity_unit} on average, to "
+            f"{2 * error:.2g}: too few decimals; write more (LAMMPS: dump_modify 1 format float "
+            "%.8g)."
+        )
 
 
 def _frames(recording: Recording, rows, times, path: Path | None) -> Frames:

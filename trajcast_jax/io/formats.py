@@ -1,24 +1,22 @@
-"""Read all formats that ASE knows; write extended XYZ."""
+"""Read all formats that ASE knows."""
 
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_masses, chemical_symbols
+from ase.data import atomic_masses
 from ase.io.formats import UnknownFileTypeError
-from jaxtyping import Float
 
 from trajcast_jax.io.checks import PLAUSIBLE_TEMPERATURES, other_units, temperatures_in
 from trajcast_jax.io.extxyz import speed, understood, unit_of_style, unit_of_times
 from trajcast_jax.io.files import open_text, suffix
-from trajcast_jax.io.options import ReadOptions
+from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
 from trajcast_jax.io.species import TINY, Elements, check_masses, from_labels, from_names
 from trajcast_jax.io.times import rounding
-from trajcast_jax.io.xyz import one_clock
+from trajcast_jax.io.xyz import looks_like, one_clock, says_periodicity
 from trajcast_jax.io.xyz_text import SUFFIXES, readable
-from trajcast_jax.system import System
 from trajcast_jax.units import ASE_FEMTOSECOND, VELOCITY_UNITS
 
 VELOCITY_COLUMNS = ("velocities", "velo", "vel")
@@ -53,6 +51,11 @@ def read_ase(
       ValueError: the file cannot be read, lacks velocities, leaves something open, or its atoms
         or cell change.
     """
+    if path.name == "xyz.in":  # whose velocities ASE takes to be in its own unit
+        raise ValueError(
+            f"{path} is GPUMD's old xyz.in, which states no units; give extended XYZ as GPUMD's "
+            "`dump_exyz` writes it."
+        )
     numbers, frames = _select(path, index, options)
     first = frames[0] if frames else Atoms()
     for number, atoms in zip(numbers, frames, strict=True):
@@ -85,39 +88,6 @@ def read_ase(
     return without_massless(recording, path)
 
 
-def write_extxyz(
-    path: str | Path, trajectory: System, times: Float[np.ndarray, "time"] | None = None
-) -> None:
-    """Write a System, or a trajectory at `times` (fs), as extended XYZ.
-
-    The column `velocities` is in Å/fs, which the key `velocity_unit` states. The column `momenta`
-    is for ASE's own functions.
-    """
-    real = np.asarray(trajectory.mask)
-    positions = np.asarray(trajectory.positions, np.float64).reshape(-1, len(real), 3)[:, real]
-    velocities = np.asarray(trajectory.velocities, np.float64).reshape(positions.shape[0], -1, 3)
-    velocities, masses = velocities[:, real], np.asarray(trajectory.masses, np.float64)[real]
-    momenta = masses[:, None] * velocities / ASE_FEMTOSECOND
-    species = np.asarray(trajectory.species)[real]
-    properties = "species:S:1:pos:R:3:velocities:R:3:momenta:R:3"
-    columns = [positions, velocities, momenta]
-    if not np.allclose(masses, atomic_masses[species], rtol=1e-5):
-        properties += ":masses:R:1"
-        columns.append(np.broadcast_to(masses[:, None], (len(positions), len(masses), 1)))
-    head = f'Properties={properties} velocity_unit="angstrom/fs"'
-    if trajectory.cell is None:
-        head += ' pbc="F F F"'
-    else:
-        lattice = " ".join(f"{x:.10g}" for x in np.ravel(np.asarray(trajectory.cell)))
-        head = f'Lattice="{lattice}" {head} pbc="T T T"'
-    with open(path, "w") as file:
-        for i, frame in enumerate(np.concatenate(columns, axis=-1)):
-            time = "" if times is None else f" time={float(times[i]):.10g}"
-            file.write(f"{len(species)}\n{head}{time}\n")
-            for z, row in zip(species, frame, strict=True):
-                file.write(f"{chemical_symbols[z]:2} " + " ".join(f"{x:.9g}" for x in row) + "\n")
-
-
 def _select(path: Path, index: int | slice, options: ReadOptions):
     """Read the selected frames; return their indices in the file, and the frames."""
     if not isinstance(index, slice):
@@ -142,9 +112,9 @@ def _read_atoms(path: Path, index: int | slice, options: ReadOptions) -> list[At
         frames = ase.io.read(source, index=index, do_not_split_by_at_sign=True, **known)
     except UnknownFileTypeError as error:
         raise ValueError(
-            f"{path} is of no known trajectory format; give extended XYZ (.extxyz), H5MD (.h5), a "
-            "LAMMPS dump or another file that ASE reads; files of GROMACS and AMBER need "
-            "--topology."
+            f"{path} is of no known trajectory format{looks_like(path)}; give extended XYZ "
+            "(.extxyz), H5MD (.h5), a LAMMPS dump or another file that ASE reads; files of GROMACS "
+            "and AMBER need --topology."
         ) from error
     except (IndexError, StopIteration) as error:
         if index == -1 or isinstance(index, slice):  # of a file that has any frame
@@ -193,6 +163,13 @@ def _cell(atoms: Atoms, options: ReadOptions, path: Path) -> np.ndarray | None:
         )
     cell = atoms.cell.array
     stated = True if atoms.pbc.all() else None if np.any(cell) else False
+    if stated is False and suffix(path) in SUFFIXES and not says_periodicity(path):
+        stated = None
+        if options.periodic is None and not options.cell:
+            note(
+                f"{path} has no cell, and its atoms are read as isolated; say their cell (--cell a "
+                "b c, in Å) or that there is none (--no-periodic)."
+            )
     if stated is False and (options.periodic or options.cell):
         stated = None  # a file without a cell, as plain XYZ, may leave it to the options
     return decide_cell(cell, stated, options, path, "says that it is not periodic (its pbc is off)")
@@ -290,6 +267,11 @@ def _velocities(atoms: Atoms, unit: str, path: Path) -> np.ndarray:
     momenta = atoms.get_velocities() * ASE_FEMTOSECOND
     if column is None:
         return momenta
+    if np.shape(atoms.arrays[column]) != atoms.positions.shape:
+        raise ValueError(
+            f"The column '{column}' of {path} is not x, y and z of each atom; write it as "
+            f"{column}:R:3 in Properties."
+        )
     velocities = atoms.arrays[column] * speed(unit)
     if "momenta" in atoms.arrays:
         away = np.abs(velocities - momenta).max(initial=0.0)

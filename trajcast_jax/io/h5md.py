@@ -238,6 +238,7 @@ def _particles(file) -> h5py.Group:
 
 def _require_h5md(file, path: Path) -> None:
     groups = file.get("particles", {})
+    groups = groups if isinstance(groups, h5py.Group) else {}
     found = groups[next(iter(groups))] if len(groups) else {}
     missing = [n for n in ("position/value", "velocity/value", "species", "box") if n not in found]
     if missing:

@@ -55,6 +55,7 @@ def read_layout(
         length = _length(file["particles"], names, path, still)
         index = np.array(select(range(length), selection, path))
         groups = [_group(file["particles"][name], index, path, still) for name in names]
+        names, groups = _without_repeats(names, groups, path)
         first = file["particles"][names[0]]
         require_one_unit(file["particles"], names, path)
         scale, unit = scales(first, groups, options, path, still)
@@ -92,6 +93,7 @@ def _require_stored(_, item) -> None:
 def _groups(file, path: Path, still: bool) -> list[str]:
     """Names of the groups of particles, all with what a system needs."""
     particles = file.get("particles", {})
+    particles = particles if isinstance(particles, h5py.Group) else {}
     names = [n for n in particles if isinstance(particles[n], h5py.Group)]
     needed = ["position/value"] if still else ["position/value", "velocity/value"]
     missing = [n for n in needed if not names or any(n not in particles[g] for g in names)]
@@ -103,6 +105,27 @@ def _groups(file, path: Path, still: bool) -> list[str]:
             "with positions, velocities and species."
         )
     return names
+
+
+def _without_repeats(names: list[str], groups: list[_Group], path: Path):
+    """The groups of particles without those whose atoms are all in another group, with a word."""
+    if any(len(g.positions) == 0 for g in groups):
+        return names, groups
+    first = [set(map(tuple, g.positions[0])) for g in groups]
+    kept = []
+    for i, atoms in enumerate(first):
+        others = [
+            k for k, other in enumerate(first)
+            if k != i and atoms <= other and (len(atoms) < len(other) or k < i)
+        ]  # fmt: skip
+        if others:
+            note(
+                f"{path}: the atoms of group '{names[i]}' are also in '{names[others[0]]}'; the "
+                "first was left out."
+            )
+        else:
+            kept.append(i)
+    return [names[i] for i in kept], [groups[i] for i in kept]
 
 
 def _length(particles: h5py.Group, names: list[str], path: Path, still: bool) -> int:
@@ -240,6 +263,11 @@ def _box(file, names, length: float, index, options: ReadOptions, path: Path):
     """The cell (3, 3) in Å and whether the file says that it is periodic."""
     boxes = [file["particles"][n]["box"] for n in names if "box" in file["particles"][n]]
     if not boxes:
+        if options.periodic is None and not options.cell:
+            note(
+                f"{path} has no box, and its atoms are read as isolated; say their cell (--cell a "
+                "b c, in Å) or that there is none (--no-periodic)."
+            )
         return None, None
     box = boxes[0]
     stated = None

@@ -25,7 +25,10 @@ def stated_units(first: Frame, options: ReadOptions, path: Path) -> str:
     """LAMMPS's unit style by the file or the options; "" if neither tells."""
     said = options.units or STATED_BY.get(options.velocity_unit, "")
     if first.units and first.units not in LAMMPS_UNITS:
-        raise ValueError(f"{path} is in units {first.units}, of which there are no Å and fs.")
+        raise ValueError(
+            f"{path} is in units {first.units}, of which there are no Å and fs; multiply the dump "
+            "by its σ, ε and mass first, and give it as extended XYZ."
+        )
     if first.units and options.units and first.units != options.units:
         raise ValueError(
             f"{path} says that it is in units {first.units}, but {options.units} was given; leave "

@@ -46,6 +46,28 @@ def tells_more(path: Path) -> bool:
     return bool(DFTB.search(comment) or IPI_CELL.search(comment))
 
 
+def says_periodicity(path: Path) -> bool:
+    """Whether the first comment line of an XYZ file tells if its atoms are periodic (pbc)."""
+    try:
+        with open_text(path) as file:
+            file.readline()
+            return bool(PBC.search(file.readline()))
+    except DAMAGED:
+        return False
+
+
+def looks_like(path: Path) -> str:
+    """What a file may be whose name does not tell, and what to do about it."""
+    try:
+        with open_text(path) as file:
+            first = file.readline(100).strip()
+    except DAMAGED:
+        return ""
+    if not path.stat().st_size:
+        return ": it is empty"
+    return " by its name, but looks like XYZ: let its name end in .xyz" if first.isdigit() else ""
+
+
 def read_xyz(
     path: Path, selection: slice | int, options: ReadOptions, still: bool = False
 ) -> Recording:
