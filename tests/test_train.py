@@ -15,6 +15,7 @@ from trajcast_jax.config.writing import to_toml
 from trajcast_jax.io import ReadOptions
 from trajcast_jax.network import checkpoint
 from trajcast_jax.workflow.campaign import command, preflight
+from trajcast_jax.workflow.campaign.journal import Journal
 from trajcast_jax.workflow.campaign.sources import repetitions, source_of
 from trajcast_jax.workflow.campaign.stages import Outcome
 
@@ -145,7 +146,18 @@ def test_the_whole_way_on_argon(tmp_path, monkeypatch, capsys):
     assert np.isclose(card.validity.stride, load("runs/argon/argon.toml").data.time_step)
     lines = Path("runs/argon/journal.jsonl").read_text().splitlines()
     steps = [json.loads(line).get("step") for line in lines]
-    assert {"preflight", "settings", "reference", "round 1 fit", "round 1 judge"} <= set(steps)
+    assert {
+        "preflight",
+        "settings for 0.008 hours",
+        "reference",
+        "round 1 fit",
+        "round 1 judge",
+    } <= set(steps)
+
+    course = type("Course", (), {"journal": Journal(Path("runs/argon/journal.jsonl")), "hours": 4})
+    assert preflight.settings_step(course) == "settings for 0.008 hours"
+    course.journal = Journal(Path("none.jsonl"))
+    assert preflight.settings_step(course) == "settings for 4 hours"
 
     def nothing(tasks, workers, tell):
         raise AssertionError(f"{tasks} have been run before")

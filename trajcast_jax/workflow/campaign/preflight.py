@@ -71,7 +71,7 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
             "forecast_ns_per_day": stride_speed(experiment, runs[0]),
         }
 
-    record = campaign.journal.once("settings", make)
+    record = campaign.journal.once(settings_step(campaign), make)
     experiment = from_dict(Experiment, record["experiment"])
     write_settings(campaign.settings, experiment, record["choices"])
     speed = engine["ns_per_day"] if engine else None
@@ -80,6 +80,15 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
     chosen = tuple(tuple(changes) for changes in record["candidates"])
     has_engine = bool(experiment.reference.calculator or experiment.reference.commands)
     return Plan(experiment, record["kind"], record["elements"], has_engine, speed, chosen)
+
+
+def settings_step(campaign: Campaign) -> str:
+    """The step that chooses settings: anew for other hours, until there is a reference."""
+    steps = [record.get("step", "") for record in campaign.journal.records]
+    known = [step for step in steps if step.startswith("settings for ")]
+    if known and any(step.startswith(("reference", "trials", "round")) for step in steps):
+        return known[-1]
+    return f"settings for {campaign.hours:g} hours"
 
 
 def with_runs(campaign: Campaign, source: Source) -> Source:
