@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 from trajcast_jax.network import card as cards
@@ -77,7 +79,10 @@ def write_card(campaign: Campaign, plan: Plan, best: Judgement, accepted: bool, 
         forecasts=len(folders), duration=settings.duration, source=str(campaign.journal.path),
     )  # fmt: skip
     made = dataclasses.replace(
-        card.made, hours=campaign.journal.spent() / 3600, model_ns_per_day=speed_of(folders)
+        card.made,
+        command=f"{sys.argv[0]} {shlex.join(sys.argv[1:])}",
+        hours=campaign.journal.spent() / 3600,
+        model_ns_per_day=speed_of(folders),
     )
     new = dataclasses.replace(
         card, measured=measured, made=made, rollout=cards.RolloutDefaults(**defaults)

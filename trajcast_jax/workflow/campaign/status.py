@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from trajcast_jax.analysis import plots
 from trajcast_jax.workflow.campaign.journal import RUNNING
+from trajcast_jax.workflow.metrics import read_curve
 
 FILE = "status.png"
 
@@ -20,7 +21,7 @@ def show(home: Path) -> int:
     records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     print(text(records, running(home)))
     if judged(records):
-        plots.save(home / FILE, lambda: draw(records))
+        plots.save(home / FILE, lambda: draw(home, records))
         print(f"\nThe picture is {home / FILE}.")
     return 0
 
@@ -74,13 +75,38 @@ def judged(records: list[dict]) -> list[tuple[float, dict]]:
     return found
 
 
-def draw(records: list[dict]) -> Figure:
-    """Shortfalls of all judged models over the hours."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+def trained(home: Path, records: list[dict]) -> list[tuple[float, float, float]]:
+    """Hours at which trainings ended, with their errors (%) of displacements and velocities."""
+    found, total = [], 0.0
+    for record in records:
+        total += record.get("seconds", 0.0)
+        for command in record.get("result", {}).get("commands", []):
+            words = command.split()
+            path = (
+                Path(words[words.index("--out") + 1]) / "metrics.csv" if "--out" in words else home
+            )
+            if "experiments.fit" in words and path.exists():
+                curve = read_curve(path)
+                if len(curve["update"]):
+                    names = ("displacement_error", "velocity_error")
+                    found.append((total / 3600, *(float(curve[name][-1]) for name in names)))
+    return found
+
+
+def draw(home: Path, records: list[dict]) -> Figure:
+    """Shortfalls of all judged models, and errors of all trainings, over the hours."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
     for hours, result in judged(records):
         passed = result["passed"] is not False
-        axes.plot(hours, result["shortfall"], "o", color="tab:green" if passed else "tab:red")
-        axes.annotate(result["step"], (hours, result["shortfall"]), fontsize=6, rotation=20)
-    axes.set(xlabel="time used (h)", ylabel="shortfall", ylim=(0, None))
+        above.plot(hours, result["shortfall"], "o", color="tab:green" if passed else "tab:red")
+        above.annotate(result["step"], (hours, result["shortfall"]), fontsize=6, rotation=20)
+    above.set(ylabel="shortfall (green: passed)", ylim=(0, None))
+    errors = trained(home, records)
+    for column, name in ((1, "displacements"), (2, "velocities")):
+        below.plot([row[0] for row in errors], [row[column] for row in errors], "o-", label=name)
+    below.set(
+        xlabel="time used (h)", ylabel="error of one stride (%)", xlim=(0, None), ylim=(0, None)
+    )
+    below.legend()
     return figure
