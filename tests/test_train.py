@@ -12,12 +12,12 @@ from trajectories import make_trajectory, write
 import experiments
 from trajcast_jax.config import Experiment, ReferenceSettings, load
 from trajcast_jax.config.writing import to_toml
-from trajcast_jax.io import ReadOptions
+from trajcast_jax.io import ReadOptions, write_extxyz
 from trajcast_jax.network import checkpoint
 from trajcast_jax.workflow.campaign import command, preflight
 from trajcast_jax.workflow.campaign.journal import Journal
 from trajcast_jax.workflow.campaign.sources import repetitions, source_of
-from trajcast_jax.workflow.campaign.stages import Outcome
+from trajcast_jax.workflow.campaign.stages import Outcome, in_processes
 
 ARGON = """
 [reference]
@@ -177,3 +177,28 @@ def test_an_engine_that_cannot_start_is_said(copper, tmp_path, monkeypatch, caps
 
     assert command.main(arguments, fails) == 1
     assert "preflight failed: The calculator could not be loaded." in capsys.readouterr().err
+    other = command.Arguments(str(copper), calculator=EMT, temperature=700.0)
+    assert command.main(other, fails) == 1  # nothing was done yet, so that one may correct oneself
+    assert "preflight failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interval", [20.0, 35.0])
+def test_an_import_can_be_corrected_and_any_interval_is_imported(tmp_path, monkeypatch, interval):
+    """A mistake in the options costs no more than the same command with the right ones."""
+    monkeypatch.chdir(tmp_path)
+    run, times = make_trajectory(60)
+    write_extxyz("mine.extxyz", run, times / 10 * interval)
+    wrong = command.Arguments("mine.extxyz", reading=ReadOptions(time_step=3.0))
+    right = command.Arguments("mine.extxyz", set=("reference.runs=1",))
+    done = []
+
+    def imports(tasks, workers, tell):
+        outcomes = in_processes(tasks, workers, tell)
+        done.append(outcomes[0])
+        raise KeyboardInterrupt
+
+    assert command.main(wrong, imports) == 130
+    assert command.main(right, imports) == 130
+    assert done[0].status == 1
+    assert "time" in done[0].message
+    assert "no whole number of frames" not in done[1].message

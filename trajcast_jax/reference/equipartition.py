@@ -104,7 +104,7 @@ def require_equipartition(velocities, species, masses, source: Path) -> None:
             f"{chemical_symbols[z]} {kelvin:.4g} K"
             for z, kelvin in zip(found.species, found.kelvin, strict=True)
         )
-        right = " ".join(f"{chemical_symbols[b]} for {chemical_symbols[a]}"
+        right = ", ".join(f"{chemical_symbols[b]} for {chemical_symbols[a]}"
                          for a, b in other.items() if a != b)  # fmt: skip
         raise ValueError(
             f"The elements of {source} have different temperatures, {told}, and would have the "

@@ -204,7 +204,7 @@ def _cut(source: Path, n_runs: int, gap: float, options: ReadOptions, settings, 
             if block.stop - block.start < 2:
                 raise ValueError(
                     f"{source} has {len(times)} frames, too few for {n_runs} runs; give more "
-                    "frames or fewer runs (--runs)."
+                    "frames or fewer runs (reference.runs)."
                 )
             yield trajectory, spacing, block
 

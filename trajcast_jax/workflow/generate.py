@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from trajcast_jax.config import ReferenceSettings
+from trajcast_jax.config import ReferenceSettings, stated
 from trajcast_jax.config.settings import COUNT, NATURAL
 from trajcast_jax.data.pairs import stride
 from trajcast_jax.io import ReadOptions
@@ -16,7 +16,13 @@ from trajcast_jax.reference import (
     run_path,
 )
 from trajcast_jax.workflow import folders
-from trajcast_jax.workflow.command_line import Reading, load, notes_printed, require_within
+from trajcast_jax.workflow.command_line import (
+    Reading,
+    load,
+    notes_printed,
+    path_of,
+    require_within,
+)
 from trajcast_jax.workflow.reference_runs import report, simulate
 
 
@@ -51,7 +57,9 @@ def main(
     else:
         _make(loaded, settings, out, seed, reading)
     print(f"Runs are {run_path(out, 0)} and following.")
-    if not report(loaded, out, None if sources else settings):
+    # Who has not chosen a stride yet can choose one by these runs.
+    paired = not sources or "data.time_step" in stated(path_of(experiment), set)
+    if not report(loaded, out, None if sources else settings, paired):
         sys.exit(1)
 
 

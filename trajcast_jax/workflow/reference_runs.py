@@ -75,16 +75,19 @@ def simulate(settings: ReferenceSettings, out: Path, seed: int) -> None:
             bar.update(done - bar.n)
 
 
-def report(experiment: Experiment, out: Path, settings: ReferenceSettings | None) -> bool:
+def report(
+    experiment: Experiment, out: Path, settings: ReferenceSettings | None, paired: bool = True
+) -> bool:
     """Check all complete runs, print the results, write report.json; True if all checks pass.
 
-    `settings` are those that the runs were made with; None for imported runs.
+    `settings` are those that the runs were made with; None for imported runs. `paired` tells
+    whether the runs must hold pairs of frames one stride apart.
     """
     result, passed, problems = {}, True, []
     for path in complete_runs(out):
         checks = check_run(path, settings)
         bad, small = [c for c in checks if failed(c)], [c for c in checks if minor(c)]
-        problem = no_pair(experiment, path)
+        problem = no_pair(experiment, path) if paired else ""
         if problem:
             problems.append(problem)
         passed = passed and not bad and not problem
@@ -130,7 +133,7 @@ def no_pair(experiment: Experiment, path: Path) -> str:
     return (
         f"{path} has {frames} frames, {spacing:g} fs apart, but {several} of {data.time_step:g} fs "
         f"(data.time_step) needs {needed}: no pair of frames can be made of it. Give a longer "
-        "trajectory, fewer runs (--runs) or a shorter stride."
+        "trajectory, fewer runs (reference.runs) or a shorter stride."
     )
 
 

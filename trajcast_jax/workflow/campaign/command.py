@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -140,10 +141,23 @@ def require_same(campaign: Campaign, source: Source) -> None:
         "trajectories": list(map(str, source.trajectories)),
         "reading": list(source.reading),
     }
-    known = campaign.journal.once("asked", lambda: asked)
+    journal = campaign.journal
+    if not any("step" in record and record["step"] != "asked" for record in journal.records):
+        journal.forget()  # nothing has been done yet, so that anything may be asked for
+        shutil.rmtree(campaign.home / "preflight", ignore_errors=True)
+    known = journal.once("asked", lambda: asked)
     if known != asked:
-        differ = [key for key in asked if known[key] != asked[key]]
-        raise ValueError(
-            f"{campaign.home} holds the training of another system or of other settings "
-            f"({', '.join(differ)} differ); give another --out, or remove the folder."
+        differ = "; ".join(
+            f"{key}: {_brief(known[key])}, now {_brief(asked[key])}"
+            for key in asked
+            if known[key] != asked[key] and key != "experiment"
         )
+        raise ValueError(
+            f"{campaign.home} holds the training of another system or of other settings"
+            f"{f' ({differ})' if differ else ''}; give another --out, or remove the folder."
+        )
+
+
+def _brief(values: list) -> str:
+    text = " ".join(map(str, values)) or "nothing"
+    return text if len(text) < 120 else f"{text[:120]}…"

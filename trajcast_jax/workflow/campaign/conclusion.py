@@ -76,7 +76,7 @@ def write_card(campaign: Campaign, plan: Plan, best: Judgement, accepted: bool, 
     }
     measured = dataclasses.replace(
         card.measured, accepted=accepted, sentence=best.sentence, criteria=rows,
-        forecasts=len(folders), duration=settings.duration, source=str(campaign.journal.path),
+        forecasts=len(folders), duration=best.duration, source=str(campaign.journal.path),
     )  # fmt: skip
     made = dataclasses.replace(
         card.made,

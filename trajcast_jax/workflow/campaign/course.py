@@ -87,8 +87,8 @@ class Campaign:
         wrong = problem(outcomes)
         if wrong:
             raise StageError(
-                f"{step} failed: {wrong} (The whole output is in {tasks[0].log}.) When the cause "
-                "is removed, the same command goes on from here."
+                f"{step} failed: {wrong} (The whole output is in {tasks[0].log}.) Remove the "
+                "cause and run the command again: it goes on from here."
             )
         return {
             "commands": [task.command for task in tasks],

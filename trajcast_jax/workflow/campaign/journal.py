@@ -63,6 +63,12 @@ class Journal:
             self._results[record["step"]] = record["result"]
             (self.path.parent / RUNNING).unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """Remove all records."""
+        self.path.unlink(missing_ok=True)
+        self.records, self._results, self._spent = [], {}, {}
+        (self.path.parent / RUNNING).unlink(missing_ok=True)
+
     def beat(self, step: str, seconds: float) -> None:
         """Note that a step has taken so many seconds, so that a kill does not lose the count."""
         seconds += self._spent.get(step, 0.0)

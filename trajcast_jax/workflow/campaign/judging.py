@@ -21,6 +21,7 @@ class Judgement(NamedTuple):
     Attributes:
       model: folder of the checkpoint.
       friction: time constant (fs) of the friction of the forecasts; 0 for none.
+      duration: of each forecast, fs.
       passed: whether all criteria are met; None if some could not be decided.
       shortfall: one number to compare models by; smaller is better.
       sentence: the verdict in words.
@@ -31,6 +32,7 @@ class Judgement(NamedTuple):
 
     model: str
     friction: float
+    duration: float
     passed: bool | None
     shortfall: float
     sentence: str
@@ -83,7 +85,7 @@ def judge(
         (folder / "verdict.json").unlink(missing_ok=True)
     campaign.stage(f"{step}: verdict", verdict)
     result = campaign.journal.once(
-        step, lambda: read_verdict(folder, verdict.log, str(model), friction)._asdict()
+        step, lambda: read_verdict(folder, verdict.log, str(model), friction, duration)._asdict()
     )
     return Judgement(**result)
 
@@ -120,7 +122,9 @@ def start_frames(
     return paths
 
 
-def read_verdict(folder: Path, log: Path, model: str, friction: float) -> Judgement:
+def read_verdict(
+    folder: Path, log: Path, model: str, friction: float, duration: float
+) -> Judgement:
     """Read the verdict that `evaluate` wrote.
 
     Raises:
@@ -132,7 +136,8 @@ def read_verdict(folder: Path, log: Path, model: str, friction: float) -> Judgem
     verdict = json.loads(path.read_text())
     rows = verdict["criteria"]
     return Judgement(
-        model, friction, verdict["passed"], verdict["shortfall"], verdict["sentence"],
+        model, friction, duration,
+        verdict["passed"], verdict["shortfall"], verdict["sentence"],
         [row["name"] for row in rows if row["passed"] is False],
         [row["name"] for row in rows if row["passed"] is None],
         [row["name"] for row in verdict.get("unchecked", [])],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -29,9 +30,11 @@ from trajcast_jax.workflow.campaign.course import Campaign
 from trajcast_jax.workflow.campaign.findings import find
 from trajcast_jax.workflow.campaign.plan import Plan
 from trajcast_jax.workflow.campaign.sources import Source
-from trajcast_jax.workflow.campaign.stages import Task
+from trajcast_jax.workflow.campaign.stages import Outcome, Task
 from trajcast_jax.workflow.timing import timed
 
+IMPORTING = ".importing"
+"""File in the folder of a campaign while it imports into a folder that was not there before."""
 STRIDES = 10
 """Strides of a network with random weights that are timed."""
 
@@ -118,12 +121,27 @@ def write_settings(path: Path, experiment: Experiment, choices: list[dict]) -> N
 def imported(campaign: Campaign, source: Source) -> list[Path]:
     """Import the trajectories of a source as reference runs; their paths."""
     write_settings(campaign.settings, source.experiment, [])
+    unfinished = campaign.home / IMPORTING
+    if "import" not in campaign.journal:
+        if unfinished.exists():  # an import that failed, perhaps with other options
+            shutil.rmtree(campaign.reference, ignore_errors=True)
+        elif not campaign.reference.exists():
+            unfinished.touch()
+    open_stride = () if "data.time_step" in source.stated else ("--set", "data.time_step=auto")
     task = campaign.task(
-        "import", "generate", "--out", campaign.reference, *source.reading,
+        "import", "generate", "--out", campaign.reference, *source.reading, *open_stride,
         "--from", *source.trajectories,
     )  # fmt: skip
-    campaign.need("import", task)
+    campaign.need("import", task, unreadable)
+    unfinished.unlink(missing_ok=True)
     return complete_runs(campaign.reference)
+
+
+def unreadable(outcomes: list[Outcome]) -> str:
+    """Why an import failed; "" if it did not."""
+    status, message = outcomes[0]
+    hint = " A structure alone needs --calculator and --temperature." * ("velocities" in message)
+    return f"{message or 'no reason was given.'}{hint}" if status else ""
 
 
 def preflight(campaign: Campaign, source: Source) -> tuple[list[Path], dict | None]:

@@ -242,16 +242,13 @@ def judge_trial(
 
 def improvements(best: Judgement, plan: Plan) -> str:
     """What helps most against the criteria that a model misses, in a sentence."""
-    missed = set(best.missed)
-    stride = plan.experiment.data.time_step
+    missed, settings = set(best.missed), plan.experiment
+    stored = settings.reference.save_every
+    shorter = settings.data.time_step / 2 // stored * stored
+    stride = f"a shorter stride (--out FOLDER --set data.time_step={shorter:g})" * (shorter > 0)
     if "failure" in missed:
-        return (
-            f"Forecasts fail: try a shorter stride (--set data.time_step={stride / 2:g}), or give "
-            "more --hours."
-        )
-    if missed & {"g(r)", "vibrational spectrum"}:
-        return (
-            "More --hours help most; then a larger network (--set model.channels=64) or a shorter "
-            f"stride (--set data.time_step={stride / 2:g})."
-        )
-    return "More --hours help most; then a shorter stride or a stronger friction."
+        return f"Forecasts fail: more --hours{f', or {stride}' if stride else ''} help."
+    if missed & {"g(r)", "vibrational spectrum", "temperatures of modes"}:
+        larger = "a larger network (--out FOLDER --set model.channels=64)"
+        return f"More --hours help most; then {larger}{f' or {stride}' if stride else ''}."
+    return "More --hours help most; then longer reference runs."

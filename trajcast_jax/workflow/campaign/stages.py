@@ -70,7 +70,9 @@ def last_words(log: Path) -> str:
     """The last error in a log, or its last line."""
     lines = [line for line in _lines(log) if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or [""])[-1].removeprefix("error: ").strip()
+    checks = [" ".join(line.split()) for line in lines if line.split()[0] == "FAILED"]
+    last = (errors or lines or [""])[-1].removeprefix("error: ").strip()
+    return "; ".join([last, *dict.fromkeys(checks)][:4])
 
 
 def _start(task: Task) -> subprocess.Popen:

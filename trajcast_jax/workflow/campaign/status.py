@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from trajcast_jax import io
 from trajcast_jax.analysis import plots
 from trajcast_jax.workflow.campaign.journal import RUNNING
 from trajcast_jax.workflow.metrics import read_curve
@@ -27,9 +28,16 @@ def show(home: Path) -> int:
 
 
 def running(home: Path) -> dict | None:
-    """The step in progress, with its seconds; None if there is none."""
+    """The step in progress, with its seconds and whether it is `alive`; None if there is none."""
     path = home / RUNNING
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        with io.locked(home, ""):
+            alive = False
+    except OSError:
+        alive = True
+    return json.loads(path.read_text()) | {"alive": alive}
 
 
 def text(records: list[dict], now: dict | None) -> str:
@@ -42,7 +50,8 @@ def text(records: list[dict], now: dict | None) -> str:
         if told:
             lines.append(f"{total / 3600:6.2f} h  {told}")
     if now:
-        lines.append(f"{(total + now['seconds']) / 3600:6.2f} h  {now['step']}: running")
+        state = "running" if now["alive"] else "interrupted or failed; its output is in logs/"
+        lines.append(f"{(total + now['seconds']) / 3600:6.2f} h  {now['step']}: {state}")
     return "\n".join(lines)
 
 
