@@ -272,10 +272,12 @@ def test_a_rollout_takes_from_the_card_what_is_stated_nowhere(small, card, tmp_p
     assert "From the model's card" in said
     assert "rollout.friction_time = 1234.0" in said
     assert "skin" not in said
+    assert f"data.time_step = {card.validity.stride}" in said
+    assert found.data.time_step == card.validity.stride
     assert settings("rollout.friction_time=7").rollout.friction_time == 7
     for option in ("rollout.friction_time=1", "rollout.ensemble=nve"):
         capsys.readouterr()
         settings(option)
         assert option.partition("=")[0] not in capsys.readouterr().out
-    settings("rollout.friction_time=1", "rollout.ensemble=nve")
+    settings("rollout.friction_time=1", "rollout.ensemble=nve", "data.time_step=30")
     assert not capsys.readouterr().out

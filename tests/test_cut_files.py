@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import re
 
 import numpy as np
 import pytest
@@ -71,8 +72,15 @@ def test_a_last_number_that_lost_digits_is_never_read(tmp_path, n):
     with pytest.warns(FileNote, match=r"vel\.xyz: frame 19, the last"):
         run, _ = io.read_trajectory(r, options=options)
     assert len(run.velocities) == 19
+    whole = ReadOptions(velocities=v, velocity_unit="angstrom/fs")
+    with pytest.warns(
+        FileNote, match="19 have positions and velocities"
+    ):  # by the times that both state
+        run, times = io.read_trajectory(r, options=whole)
+    np.testing.assert_array_equal(times, TIMES[:19])
+    r.write_text(re.sub("time=[0-9]+", "", r.read_text()))
     with pytest.warns(FileNote), pytest.raises(ValueError, match=r"has 19 frames .* has 20"):
-        io.read_trajectory(r, options=ReadOptions(velocities=v, velocity_unit="angstrom/fs"))
+        io.read_trajectory(r, options=whole)
 
 
 def test_the_only_frame_must_be_whole(tmp_path):

@@ -144,14 +144,20 @@ def _raw_velocities(frames, moving, options: ReadOptions, path: Path):
 
 
 def paired(frames: list[Frame], moving: list[Frame], path: Path, other: Path):
-    """Positions and velocities of the same frames; by their steps if a file has more than another.
+    """Positions and velocities of the same frames; by their steps, or else their times, if a file
+    has more than another.
 
     A word tells how many were left out.
 
     Raises:
-      ValueError: the atoms differ, or the numbers of frames and there are no steps of both.
+      ValueError: the atoms differ, or the numbers of frames, and there are no clocks of both.
     """
-    steps, its = (_clock(f, p)[0] for f, p in ((frames, path), (moving, other)))
+    clocks = [_clock(f, p) for f, p in ((frames, path), (moving, other))]
+    by_steps = all(steps is not None for steps, _ in clocks)
+    steps, its = (
+        steps if by_steps else None if times is None else np.round(times, 6).tolist()
+        for steps, times in clocks
+    )
     same_atoms = moving[0].symbols == frames[0].symbols
     known = steps is not None and its is not None
     if not same_atoms or (len(frames) != len(moving) and not (known and set(steps) & set(its))):
@@ -170,8 +176,8 @@ def paired(frames: list[Frame], moving: list[Frame], path: Path, other: Path):
             again = seen[step] = seen.get(step, -1) + 1  # a restart writes frames twice
             pairs.append((frame, found[step][min(again, len(found[step]) - 1)]))
     note(
-        f"{path} has {len(frames)} frames, and {other} {len(moving)}: by their steps, {len(pairs)} "
-        "have positions and velocities, and the others were left out."
+        f"{path} has {len(frames)} frames, and {other} {len(moving)}: by their "
+        f"{'steps' if by_steps else 'times'}, {len(pairs)} have positions and velocities, and the others were left out."
     )
     return [a for a, _ in pairs], [b for _, b in pairs]
 
