@@ -177,7 +177,8 @@ def paired(frames: list[Frame], moving: list[Frame], path: Path, other: Path):
             pairs.append((frame, found[step][min(again, len(found[step]) - 1)]))
     note(
         f"{path} has {len(frames)} frames, and {other} {len(moving)}: by their "
-        f"{'steps' if by_steps else 'times'}, {len(pairs)} have positions and velocities, and the others were left out."
+        f"{'steps' if by_steps else 'times'}, {len(pairs)} have positions and velocities, "
+        "and the others were left out."
     )
     return [a for a, _ in pairs], [b for _, b in pairs]
 
