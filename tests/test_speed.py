@@ -62,3 +62,12 @@ def test_evaluate_knows_the_speed_that_rollout_measured(tmp_path):
     assert forecasts.known_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5}
     (tmp_path / "report.json").write_text('{"ns_per_day": 12.5, "replicas": 3}')
     assert forecasts.known_of(tmp_path / "trajectory.h5") == {"ns_per_day": 12.5, "replicas": 3}
+
+
+def test_visits_are_suggested_only_where_an_engine_can_label_them():
+    engine = ReferenceSettings(calculator="ase.calculators.emt:EMT")
+    with_engine = judgement.next_step(Experiment("x", reference=engine), False, {"g(r)"}, "none")
+    assert "experiments.visit" in with_engine
+    without = judgement.next_step(Experiment("x"), False, {"g(r)"}, "none")
+    assert "visit " not in without
+    assert "There is no engine" in without

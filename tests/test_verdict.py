@@ -7,7 +7,7 @@ import pytest
 from trajcast_jax.analysis.criteria import decide
 from trajcast_jax.analysis.report import render_verdict
 from trajcast_jax.analysis.verdict import judge, worst
-from trajcast_jax.config import Experiment
+from trajcast_jax.config import Experiment, ReferenceSettings
 from trajcast_jax.workflow import judgement
 
 
@@ -149,5 +149,12 @@ def test_the_end_tells_the_next_command_and_the_exit_status(
     (tmp_path / "model.json").write_text(json.dumps({"model": {"lmax": lmax}}))
     judged = report(**changes)
     judged["verdict"] = judge(judged)
-    assert judgement.conclude(Experiment("mine"), [judged], tmp_path) == status
+    assert (
+        judgement.conclude(
+            Experiment("mine", reference=ReferenceSettings(commands="pair_style sw")),
+            [judged],
+            tmp_path,
+        )
+        == status
+    )
     assert words in capsys.readouterr().out

@@ -81,6 +81,11 @@ def next_step(
             f"--set model.lmax={LMAX}, or, if that has been tried, balance the model: "
             f"{_rounds(experiment, model)}"
         )
+    if not (experiment.reference.calculator or experiment.reference.commands):
+        return (
+            "Next: train longer, or on more trajectories. There is no engine (reference.calculator "
+            "or reference.commands) to follow the states that the forecasts visit."
+        )
     rounds = _rounds(experiment, model)
     return f"Next: train the model on states that its forecasts visit: {rounds}"
 
