@@ -17,13 +17,11 @@ from trajcast_jax.reference import is_imported
 from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.campaign import conclusion, preflight, rounds, status
 from trajcast_jax.workflow.campaign.course import Campaign, StageError
-from trajcast_jax.workflow.campaign.journal import Journal
+from trajcast_jax.workflow.campaign.journal import FILE, Journal
 from trajcast_jax.workflow.campaign.sources import Source, source_of
 from trajcast_jax.workflow.campaign.stages import Runner, in_processes
 from trajcast_jax.workflow.command_line import Reading, require_within
 from trajcast_jax.workflow.stopping import stopped
-
-JOURNAL = "journal.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,7 @@ def main(arguments: Arguments, run: Runner = in_processes) -> int:
             reference=arguments.reference or folders.reference(source.experiment),
             hours=arguments.hours,
             workers=arguments.workers,
-            journal=Journal(home / JOURNAL),
+            journal=Journal(home / FILE),
             run=run,
         )
         again = f"The same command goes on from here; its journal is {campaign.journal.path}."

@@ -1,7 +1,6 @@
 """The end of a campaign: a last test on fresh starts and seeds, the model's card, the verdict."""
 
 import dataclasses
-import json
 import shlex
 import shutil
 import sys
@@ -14,6 +13,7 @@ from trajcast_jax.workflow.campaign.course import Campaign
 from trajcast_jax.workflow.campaign.judging import Judgement
 from trajcast_jax.workflow.campaign.plan import Plan
 from trajcast_jax.workflow.campaign.rounds import End, improvements, judge_model
+from trajcast_jax.workflow.forecasts import known_of
 
 FRESH = 10_000
 """Seed of the last test; those of rounds are their numbers."""
@@ -92,8 +92,7 @@ def write_card(campaign: Campaign, plan: Plan, best: Judgement, accepted: bool, 
 
 def speed_of(folders: list[Path]) -> float | None:
     """The speed (ns/day) of the fastest of several forecasts; None if it is unknown."""
-    reports = [folder / "report.json" for folder in folders]
-    found = [json.loads(path.read_text()) for path in reports if path.exists()]
+    found = [known_of(folder / "trajectory.h5") for folder in folders]
     return max((x["ns_per_day"] for x in found if "ns_per_day" in x), default=None)
 
 

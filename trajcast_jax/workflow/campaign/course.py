@@ -56,6 +56,10 @@ class Campaign:
         log = self.home / "logs" / (f"{name}_{part}.log" if part else f"{name}.log")
         return Task(verb, (str(self.settings), *map(str, arguments)), log)
 
+    def place(self, step: str, suffix: str = "") -> Path:
+        """Where a step writes: its name in the folder of the campaign."""
+        return self.home / f"{step.replace(' ', '_')}{suffix}"
+
     def stage(self, step: str, *tasks: Task) -> list[Outcome]:
         """Run commands side by side, once; later calls return the recorded outcomes."""
         result = self.journal.once(step, lambda: self._made(step, tasks, lambda outcomes: ""))

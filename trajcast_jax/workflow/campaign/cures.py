@@ -30,7 +30,7 @@ def visit(campaign: Campaign, plan: Plan, step: str, model: str, seed: int) -> s
         cost = stride * FS_PER_DAY_TO_NS / plan.ns_per_day
         allowed = int(min(allowed, VISITS * max(campaign.left(), 0.0) / cost))
     every = max(1, STARTS * strides // max(allowed, 50))
-    out = campaign.home / f"{step.replace(' ', '_')}.h5"
+    out = campaign.place(step, ".h5")
     task = campaign.task(
         step, "visit", "--checkpoint", model, "--out", out, "--reference", campaign.reference,
         "--starts", STARTS, "--strides", every * (strides // every), "--every", every,
@@ -44,7 +44,7 @@ def balance(
     campaign: Campaign, plan: Plan, step: str, model: str, visited: list[str], modes: bool
 ) -> str | None:
     """Balance a model; the folder of the better one, or None if it did not get better."""
-    out = campaign.home / step.replace(" ", "_")
+    out = campaign.place(step)
     batch = 2 * plan.experiment.training.batch_size
     task = campaign.task(
         step, "balance", "--resume", model, "--out", out, "--reference", campaign.reference,

@@ -15,6 +15,7 @@ from pathlib import Path
 from trajcast_jax.io import atomic_write
 from trajcast_jax.reading import load_json
 
+FILE = "journal.jsonl"
 RUNNING = "running.json"
 """File beside the journal: the step in progress, and the seconds it has taken so far."""
 
@@ -28,7 +29,8 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
-        self.records = _read(path)
+        _drop_cut_line(path)
+        self.records = read(path)
         self._results = {r["step"]: r["result"] for r in self.records if "step" in r}
         self._spent = self._interrupted()
 
@@ -89,8 +91,17 @@ class Journal:
         return {} if note["step"] in self._results else {note["step"]: note["seconds"]}
 
 
-def _read(path: Path) -> list[dict]:
-    """The records of a file, which is cut after the last whole line.
+def _drop_cut_line(path: Path) -> None:
+    """Cut a file after its last whole line, so that the next record begins a line."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            os.truncate(path, whole)
+
+
+def read(path: Path) -> list[dict]:
+    """The records of a file; a line that is not whole, or is being written, is left out.
 
     Raises:
       ValueError: a line is not a record.
@@ -99,8 +110,6 @@ def _read(path: Path) -> list[dict]:
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
     records = []
     for number, line in enumerate(whole.decode(errors="replace").splitlines(), 1):
         try:

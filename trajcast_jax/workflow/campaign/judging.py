@@ -61,7 +61,7 @@ def judge(
       duration: of each forecast, fs.
       friction: time constant of a friction, fs; 0 for none.
     """
-    folder = campaign.home / "judged" / step.replace(" ", "_").replace("/", "-")
+    folder = campaign.place(f"judged/{step}")
     starts = start_frames(campaign, experiment, folder, seed, forecasts)
     change = f"rollout.friction_time={friction:g}"
     outs = [folder / f"forecast_{k}" for k in range(forecasts)]

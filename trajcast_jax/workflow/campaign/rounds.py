@@ -171,7 +171,7 @@ def train(
     planned = campaign.journal.once(f"{step}: time", lambda: {"seconds": round(seconds)})["seconds"]
     for k, factor in enumerate(RATES):
         attempt = step if k == 0 else f"{step} at {factor:g} of the rate"
-        out = campaign.home / attempt.replace(" ", "_")
+        out = campaign.place(attempt)
         minutes = max(0.1, (planned - campaign.journal.spent(attempt)) / 60)
         task = campaign.task(
             attempt, "fit", "--out", out, "--reference", campaign.reference,
@@ -204,7 +204,7 @@ def try_sizes(campaign: Campaign, plan: Plan) -> str | None:
     if len(candidates) < 2 or seconds < SHORTEST_TRIAL:
         return None
     names = [f"trial {k + 1}" for k in range(len(candidates))]
-    outs = [campaign.home / name.replace(" ", "_") for name in names]
+    outs = [campaign.place(name) for name in names]
     tasks = [
         campaign.task(
             name, "fit", "--out", out, "--reference", campaign.reference,

@@ -1,29 +1,30 @@
 """What a campaign has done so far: a table of its steps, and a picture."""
 
 import json
+from itertools import accumulate
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from trajcast_jax import io
 from trajcast_jax.analysis import plots
-from trajcast_jax.workflow.campaign.journal import RUNNING
+from trajcast_jax.workflow.campaign.journal import FILE, RUNNING, read
 from trajcast_jax.workflow.metrics import read_curve
 
-FILE = "status.png"
+PICTURE = "status.png"
 
 
 def show(home: Path) -> int:
     """Print the table of a campaign's steps and draw `status.png`; 1 if there is no campaign."""
-    path = home / "journal.jsonl"
+    path = home / FILE
     if not path.exists():
         print(f"There is no training in {home}; start one without --status.")
         return 1
-    records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    records = read(path)
     print(text(records, running(home)))
     if judged(records):
-        plots.save(home / FILE, lambda: draw(home, records))
-        print(f"\nThe picture is {home / FILE}.")
+        plots.save(home / PICTURE, lambda: draw(home, records))
+        print(f"\nThe picture is {home / PICTURE}.")
     return 0
 
 
@@ -42,17 +43,19 @@ def running(home: Path) -> dict | None:
 
 def text(records: list[dict], now: dict | None) -> str:
     """The steps with their durations and results, one a line."""
-    lines, total = [], 0.0
-    for record in records:
-        seconds = record.get("seconds", 0.0)
-        total += seconds
-        told = told_by(record)
-        if told:
-            lines.append(f"{total / 3600:6.2f} h  {told}")
+    steps = timeline(records)
+    lines = [f"{hours:6.2f} h  {told}" for hours, record in steps if (told := told_by(record))]
     if now:
+        total = (steps[-1][0] if steps else 0.0) + now["seconds"] / 3600
         state = "running" if now["alive"] else "interrupted or failed; its output is in logs/"
-        lines.append(f"{(total + now['seconds']) / 3600:6.2f} h  {now['step']}: {state}")
+        lines.append(f"{total:6.2f} h  {now['step']}: {state}")
     return "\n".join(lines)
+
+
+def timeline(records: list[dict]) -> list[tuple[float, dict]]:
+    """The records, each with the hours that had been used at its end."""
+    seconds = accumulate(record.get("seconds", 0.0) for record in records)
+    return [(x / 3600, record) for x, record in zip(seconds, records, strict=True)]
 
 
 def told_by(record: dict) -> str:
@@ -76,19 +79,17 @@ def told_by(record: dict) -> str:
 
 def judged(records: list[dict]) -> list[tuple[float, dict]]:
     """Hours at which models were judged, and the judgements."""
-    found, total = [], 0.0
-    for record in records:
-        total += record.get("seconds", 0.0)
-        if "shortfall" in record.get("result", {}):
-            found.append((total / 3600, record["result"] | {"step": record["step"]}))
-    return found
+    return [
+        (hours, record["result"] | {"step": record["step"]})
+        for hours, record in timeline(records)
+        if "shortfall" in record.get("result", {})
+    ]
 
 
 def trained(home: Path, records: list[dict]) -> list[tuple[float, float, float]]:
     """Hours at which trainings ended, with their errors (%) of displacements and velocities."""
-    found, total = [], 0.0
-    for record in records:
-        total += record.get("seconds", 0.0)
+    found = []
+    for hours, record in timeline(records):
         for command in record.get("result", {}).get("commands", []):
             words = command.split()
             path = (
@@ -98,7 +99,7 @@ def trained(home: Path, records: list[dict]) -> list[tuple[float, float, float]]
                 curve = read_curve(path)
                 if len(curve["update"]):
                     names = ("displacement_error", "velocity_error")
-                    found.append((total / 3600, *(float(curve[name][-1]) for name in names)))
+                    found.append((hours, *(float(curve[name][-1]) for name in names)))
     return found
 
 
