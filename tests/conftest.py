@@ -6,6 +6,8 @@ import platform
 import subprocess
 import sys
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's pages about kept programs; before JAX
+
 import ase.build
 import jax
 import numpy as np

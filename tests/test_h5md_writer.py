@@ -179,7 +179,8 @@ def test_killed_writer_loses_nothing_complete(tmp_path):
     before = assert_whole(path)  # while it is being written
     time.sleep(0.2)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
     n_frames = assert_whole(path)
     assert n_frames >= max(before, 300)
     frames = np.full((1, 500, 3), -1, np.float32)
@@ -196,7 +197,7 @@ def test_killed_writer_loses_nothing_complete(tmp_path):
 def test_disk_that_fills_in_a_write_loses_nothing_complete(tmp_path):
     path = tmp_path / "run.h5"
     process = start_writer(path, limit=9_000_000)
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=600)
     assert "could not be written to" in errors
     n_frames = assert_whole(path)
     assert f"The {n_frames} frames before them are kept" in errors

@@ -29,6 +29,12 @@ def begin(verb, *arguments, cwd):
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
+def ended(process) -> tuple[int, str]:
+    """Exit status and what was written to stderr. The pipes are read, for full ones block."""
+    _, errors = process.communicate(timeout=900)
+    return process.returncode, errors
+
+
 def wait_for(path, process, seconds=120.0, dead=False):
     """Until a file is there; with `dead`, until it is locked by somebody alive."""
     end = time.monotonic() + seconds
@@ -98,7 +104,7 @@ def test_generate_is_killed_and_goes_on(tmp_path):
     write_toml(file)
     file.write_text(file.read_text().replace("nve_time = 2000.0", "nve_time = 30000.0"))
     arguments = ("generate", file, "--runs", "2")
-    assert begin(*arguments, "--out", "whole", cwd=tmp_path).wait() in (0, 1)
+    assert ended(begin(*arguments, "--out", "whole", cwd=tmp_path))[0] in (0, 1)
     chance, returned = random.Random(5), []
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
         process = begin(*arguments, "--out", "killed", cwd=tmp_path)
@@ -106,11 +112,11 @@ def test_generate_is_killed_and_goes_on(tmp_path):
         wait_for(tmp_path / "killed" / ".lock", process, dead=bool(returned))
         time.sleep(chance.uniform(0.0, 0.6))
         process.send_signal(number)
-        _, errors = process.communicate()
-        returned.append(process.returncode)
+        status, errors = ended(process)
+        returned.append(status)
         assert "Traceback" not in errors
     assert -signal.SIGKILL in returned
-    assert begin(*arguments, "--out", "killed", cwd=tmp_path).wait() in (0, 1)
+    assert ended(begin(*arguments, "--out", "killed", cwd=tmp_path))[0] in (0, 1)
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -143,19 +149,20 @@ def test_training_is_stopped_and_goes_on(argon, tmp_path, number):
     )
     arguments = ("fit", tmp_path / "argon.toml", "--reference", argon)
     process = begin(*arguments, "--out", "whole", cwd=tmp_path)
-    assert process.wait() == 0, process.communicate()[1]
+    status, errors = ended(process)
+    assert status == 0, errors
     process = begin(*arguments, "--out", "stopped", cwd=tmp_path)
     wait_for(tmp_path / "stopped" / "best", process)
     process.send_signal(number)
-    _, errors = process.communicate()
+    status, errors = ended(process)
     if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
+        assert status == -signal.SIGKILL
     else:
-        assert process.returncode == 128 + number, errors
+        assert status == 128 + number, errors
         assert "the same command goes on" in errors
         assert "Traceback" not in errors
         assert checkpoint.exists(tmp_path / "stopped" / "last")
-    assert begin(*arguments, "--out", "stopped", cwd=tmp_path).wait() == 0
+    assert ended(begin(*arguments, "--out", "stopped", cwd=tmp_path))[0] == 0
     for name in ("best", "ema"):
         digests = [
             checkpoint.digest(checkpoint.restore(tmp_path / folder / name).params, {})
@@ -172,14 +179,17 @@ def test_a_rollout_is_terminated_and_goes_on(tmp_path):
     start = checkpoint.pretrained("quartz") / "start.extxyz"
     options = ("--duration", "6000", "--set", "rollout.chunk=5", "rollout.max_temperature=1e9")
     options = ("rollout", "quartz", "--checkpoint", "model", "--start", start, *options)
-    assert begin(*options, "--out", "whole", cwd=tmp_path).wait() in (0, 1)
+    assert ended(begin(*options, "--out", "whole", cwd=tmp_path))[0] in (0, 1)
     process = begin(*options, "--out", "stopped", cwd=tmp_path)
     wait_for(tmp_path / "stopped" / "state.npz", process)
     process.terminate()
-    _, errors = process.communicate()
-    assert process.returncode == 143, errors
+    status, errors = ended(process)
+    assert status == 143, errors
     assert "Go on by: python -m experiments.rollout quartz --resume --out stopped" in errors
-    assert begin("rollout", "quartz", "--resume", "--out", "stopped", cwd=tmp_path).wait() in (0, 1)
+    assert ended(begin("rollout", "quartz", "--resume", "--out", "stopped", cwd=tmp_path))[0] in (
+        0,
+        1,
+    )
     whole, stopped = (
         io.read_trajectory(tmp_path / f / "trajectory.h5") for f in ("whole", "stopped")
     )

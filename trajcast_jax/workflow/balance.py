@@ -19,7 +19,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from trajcast_jax import io
 from trajcast_jax.analysis.bands import modes_of
@@ -43,6 +42,7 @@ from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.balance_pairs import balance_pairs
 from trajcast_jax.workflow.cards import training_card
 from trajcast_jax.workflow.command_line import load, require_within
+from trajcast_jax.workflow.progress import progress_bar
 from trajcast_jax.workflow.reference_runs import ensure_reference
 from trajcast_jax.workflow.training_pairs import going_on, with_cells
 
@@ -124,7 +124,7 @@ def updates_between(held: list[HeldOut], batch_size: int) -> int:
 def show(progress: Iterable[Progress], updates: int) -> tuple[Progress, list[Progress]]:
     """Show a balance by a progress bar; return its last report, and those with measurements."""
     measured = []
-    with tqdm(total=updates, unit="update") as bar:
+    with progress_bar(total=updates, unit="update") as bar:
         for now in progress:
             bar.update(now.update - bar.n)
             if now.measured is not None:

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from trajcast_jax import io
 from trajcast_jax.analysis import plots
@@ -39,6 +38,7 @@ from trajcast_jax.units import FS_PER_DAY_TO_NS
 from trajcast_jax.workflow import roofline
 from trajcast_jax.workflow.command_line import load
 from trajcast_jax.workflow.couplings import make_coupling
+from trajcast_jax.workflow.progress import progress_bar
 from trajcast_jax.workflow.timing import (
     compiled,
     in_turn,
@@ -309,7 +309,7 @@ def measure(arguments: Arguments) -> dict:
     if probe:
         results["machine"]["probe_cpu_s"] = statistics.median(probe() for _ in range(5))
     cases = itertools.product(arguments.systems, arguments.presets, arguments.precisions)
-    for name, preset, precision in tqdm(list(cases)):
+    for name, preset, precision in progress_bar(list(cases)):
         with jax.enable_x64(precision == "float64"):
             case = measure_case(arguments, name, preset, precision, probe)
         results["cases"][f"{name} / {preset} / {precision}"] = case

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from trajcast_jax import io
 from trajcast_jax.analysis import plots
@@ -24,6 +23,7 @@ from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.cards import after, training_card
 from trajcast_jax.workflow.command_line import load, require_within
 from trajcast_jax.workflow.metrics import MetricsLog, read_curve
+from trajcast_jax.workflow.progress import progress_bar
 from trajcast_jax.workflow.reference_runs import ensure_reference
 from trajcast_jax.workflow.stopping import between_chunks
 from trajcast_jax.workflow.training_pairs import going_on, load_pairs, load_visited, with_cells
@@ -73,7 +73,7 @@ def train(
     save_every: int = 500,
     tensorboard: bool = False,
     minutes: float | None = None,
-    show: Callable = tqdm,
+    show: Callable = progress_bar,
 ) -> None:
     """Train a network; write checkpoints `best/` and `last/` and metrics.csv into `out`.
 

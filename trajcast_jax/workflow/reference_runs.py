@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from trajcast_jax.analysis import block_observables, comparison
 from trajcast_jax.analysis.bands import Bands, find_bands, frames_of_run, thinned
@@ -31,6 +30,7 @@ from trajcast_jax.reference import (
 )
 from trajcast_jax.system import System
 from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.progress import progress_bar
 from trajcast_jax.workflow.stopping import telling
 
 
@@ -63,7 +63,7 @@ def simulate(settings: ReferenceSettings, out: Path, seed: int) -> None:
     form = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} ps [{elapsed}<{remaining}]"
     to_ps = settings.save_every * 1e-3
     with (
-        tqdm(total=total * to_ps, bar_format=form, desc="reference MD") as bar,
+        progress_bar(total=total * to_ps, bar_format=form, desc="reference MD") as bar,
         telling(f"The frames until now are in {out}; the same command goes on from there."),
     ):
         for index, frames in reference_md(settings, out, seed):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from tqdm import tqdm
 
 from trajcast_jax import io
 from trajcast_jax.analysis import block_observables
@@ -38,6 +37,7 @@ from trajcast_jax.units import FS_PER_DAY_TO_NS
 from trajcast_jax.workflow import folders
 from trajcast_jax.workflow.couplings import make_coupling
 from trajcast_jax.workflow.judgement import conclude
+from trajcast_jax.workflow.progress import progress_bar
 from trajcast_jax.workflow.reference_runs import held_out_runs, mode_bands, observables
 from trajcast_jax.workflow.rollout_runs import (
     Arguments,
@@ -141,7 +141,7 @@ def writers(run: Run, out: Path, state: SimulatorState, time_step: float) -> Ite
         yield append
 
 
-def forecast(run: Run, out: Path, show: Callable = tqdm) -> dict:
+def forecast(run: Run, out: Path, show: Callable = progress_bar) -> dict:
     """Run or continue a rollout with a progress bar; return its time (s) and speed (ns/day).
 
     The speed is that of all replicas together; `replicas` is their number if there are several.

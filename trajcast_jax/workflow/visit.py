@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from trajcast_jax import io
 from trajcast_jax.config import Experiment, ReferenceSettings
@@ -25,6 +24,7 @@ from trajcast_jax.network import checkpoint as checkpoints
 from trajcast_jax.reference import engine_for_frames
 from trajcast_jax.system import System
 from trajcast_jax.workflow.command_line import load, require_within
+from trajcast_jax.workflow.progress import progress_bar
 from trajcast_jax.workflow.reference_runs import ensure_reference
 from trajcast_jax.workflow.training_pairs import SEGMENT
 
@@ -158,7 +158,7 @@ def main(
     states = visited_states(model, loaded, chosen, strides, every)
     pairs, left_out = labelled(loaded.reference, chosen[0], states, steps), 0
     with io.H5MDWriter(unfinished, chosen[0], model.time_step) as writer:
-        for frames in tqdm(pairs, total=starts * (strides // every), unit="pair"):
+        for frames in progress_bar(pairs, total=starts * (strides // every), unit="pair"):
             if frames is None:
                 left_out += 1
             else:
