@@ -75,6 +75,12 @@ def test_names_and_files_that_are_no_trajectories_get_a_cure(tmp_path):
     (tmp_path / "xyz.in").write_text("2 10 4.0 0 1 0\n1 1 1 9 9 9\n0 0 0 0 28 1 1 1\n")
     with pytest.raises(ValueError, match=r"xyz.in is GPUMD's old xyz.in.*dump_exyz"):
         io.read(tmp_path / "xyz.in")
+    (tmp_path / "run.data").write_text("made by hand\n\n8 atoms\n2 atom types\n\n0 5 xlo xhi\n")
+    with pytest.raises(ValueError, match=r"run.data .*LAMMPS data file.*one frame.*dump custom"):
+        io.read(tmp_path / "run.data")
+    (tmp_path / "HISTORY").write_text("salt\n 1 3 2 3 0\ntimestep 100 2 1 3 0.001 0.1\n8.0 0 0\n")
+    with pytest.raises(ValueError, match=r"DL_POLY's HISTORY; convert it to extended XYZ"):
+        io.read(tmp_path / "HISTORY")
     with h5py.File(tmp_path / "run.h5", "w") as file:
         file["particles"] = np.zeros(3)
     with pytest.raises(ValueError, match="no position/value under 'particles'"):

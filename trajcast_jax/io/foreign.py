@@ -16,6 +16,7 @@ from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording
 from trajcast_jax.io.times import rounding
 from trajcast_jax.io.topologies import TRAJECTORIES, read_with_topology
+from trajcast_jax.io.unreadable import looks_like
 from trajcast_jax.io.xyz import read_xyz, tells_more
 from trajcast_jax.io.xyz_text import SUFFIXES
 
@@ -92,7 +93,10 @@ def read_runs(
     whole = slice(start, stop) if every > 0 else slice(None)
     recording = record(path, whole, options)
     if len(recording.index) == 0:
-        raise ValueError(f"{path} has no frames from {start} to {stop}; select frames that it has.")
+        part = "" if (start, stop) == (0, None) else f" from {start} to {stop or 'its end'}"
+        raise ValueError(
+            f"{path} has no frames{part}{looks_like(path) or '; select frames that it has'}."
+        )
     recording = _unwrapped(recording, options, path)
     everything = _frames(recording, np.arange(len(recording.index)), recording.index, path)
     _say_frozen(everything, path)

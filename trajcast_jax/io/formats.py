@@ -15,7 +15,8 @@ from trajcast_jax.io.options import ReadOptions, note
 from trajcast_jax.io.recording import Recording, decide_cell, without_massless
 from trajcast_jax.io.species import TINY, Elements, check_masses, from_labels, from_names
 from trajcast_jax.io.times import rounding
-from trajcast_jax.io.xyz import looks_like, one_clock, says_periodicity
+from trajcast_jax.io.unreadable import looks_like
+from trajcast_jax.io.xyz import one_clock, says_periodicity
 from trajcast_jax.io.xyz_text import SUFFIXES, readable
 from trajcast_jax.units import ASE_FEMTOSECOND, VELOCITY_UNITS
 
@@ -118,14 +119,10 @@ def _read_atoms(path: Path, index: int | slice, options: ReadOptions) -> list[At
         ) from error
     except (IndexError, StopIteration) as error:
         if index == -1 or isinstance(index, slice):  # of a file that has any frame
-            raise ValueError(
-                f"ASE cannot read {path} ({type(error).__name__}: {error}); is it complete?"
-            ) from error
+            raise _unreadable(path, error) from error
         raise IndexError(f"Frame {index} is not in {path}.") from error
     except Exception as error:  # ASE's readers raise many types of errors
-        raise ValueError(
-            f"ASE cannot read {path} ({type(error).__name__}: {error}); is it complete?"
-        ) from error
+        raise _unreadable(path, error) from error
     frames = frames if isinstance(frames, list) else [frames]
     if isotopes is not None:
         for atoms in frames:
@@ -133,6 +130,13 @@ def _read_atoms(path: Path, index: int | slice, options: ReadOptions) -> list[At
     if suffix(path) in SUFFIXES:
         frames = understood(frames, isotopes, options, path)
     return frames
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"ASE cannot read {path} ({type(error).__name__}: {error})"
+        f"{looks_like(path) or '; is it complete?'}"
+    )
 
 
 def _check_same_atoms(first: Atoms, atoms: Atoms, number: int, path: Path) -> None:

@@ -98,8 +98,9 @@ def _topology(path: Path):
     except Exception as error:  # MDAnalysis raises many types of errors
         with _silent_deletion():
             traceback.clear_frames(error.__traceback__)
+        reason = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(
-            f"MDAnalysis cannot read the topology {path} ({type(error).__name__}: {error})."
+            f"MDAnalysis cannot read the topology {path} ({type(error).__name__}: {reason})."
         ) from error
 
 
@@ -113,9 +114,11 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as error:
         with _silent_deletion():
             traceback.clear_frames(error.__traceback__)
+        cure = "is it complete, and of the atoms of its topology?"
+        if isinstance(error, NotImplementedError):
+            cure = "of LAMMPS, give a text dump (dump custom ... id element x y z vx vy vz)."
         raise ValueError(
-            f"MDAnalysis cannot read {path} ({type(error).__name__}: {error}); is it complete, and "
-            "of the atoms of its topology?"
+            f"MDAnalysis cannot read {path} ({type(error).__name__}: {error}); {cure}"
         ) from error
 
 

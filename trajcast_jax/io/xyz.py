@@ -56,18 +56,6 @@ def says_periodicity(path: Path) -> bool:
         return False
 
 
-def looks_like(path: Path) -> str:
-    """What a file may be whose name does not tell, and what to do about it."""
-    try:
-        with open_text(path) as file:
-            first = file.readline(100).strip()
-    except DAMAGED:
-        return ""
-    if not path.stat().st_size:
-        return ": it is empty"
-    return " by its name, but looks like XYZ: let its name end in .xyz" if first.isdigit() else ""
-
-
 def read_xyz(
     path: Path, selection: slice | int, options: ReadOptions, still: bool = False
 ) -> Recording:
