@@ -160,6 +160,18 @@ def test_a_training_that_diverges_is_begun_again_at_a_lower_rate(reference):
         rounds.run_rounds(campaign(reference, world), PLAN)
 
 
+def test_fine_tuning_begins_with_the_model_and_its_new_statistics(reference):
+    candidates = (("model.lmax=1",), ("model.lmax=2",))
+    world = World()
+    plan = PLAN._replace(model="somewhere/model", candidates=candidates)
+    rounds.run_rounds(campaign(reference, world), plan)
+    fits = [c for c in world.commands if ".fit" in c]
+    assert "--resume somewhere/model --new-statistics" in fits[0]
+    assert "training.learning_rate=0.015" in fits[0]
+    assert len(fits) == 2  # no trials
+    assert "--new-statistics" not in fits[1]
+
+
 def test_an_engine_that_crashes_in_a_visit_costs_only_the_visit(reference):
     world = World(
         lambda model, friction: PASSED if "balance" in model else MISSED,

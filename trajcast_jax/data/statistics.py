@@ -1,5 +1,7 @@
 """Normalisation constants of a training set: scales, baselines, neighbour counts, far fields."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,35 @@ def statistics(
         average_neighbors=float(neighbors),
         far_mixing=() if far is None else _far_mixing(pairs, species, *far),
     )
+
+
+def updated(known: Statistics, measured: Statistics) -> Statistics:
+    """Statistics of a model for another training set; it may have fewer species than the model.
+
+    All values are the measured ones, but for species that are not in the training set, and for
+    `far_mixing`, whose basis the weights have learned.
+
+    Raises:
+      ValueError: the model does not know a species of the training set.
+    """
+    unknown = [s for s in measured.species if s not in known.species]
+    if unknown:
+        names, all_known = (
+            ", ".join(chemical_symbols[s] for s in x) for x in (unknown, known.species)
+        )
+        raise ValueError(
+            f"The training pairs have {names}, but the model knows {all_known} only; train a new "
+            "model, or start from one that knows all species."
+        )
+
+    def both(old: tuple, new: tuple) -> tuple:
+        of_species = dict(zip(known.species, old, strict=True))
+        return tuple((of_species | dict(zip(measured.species, new, strict=True))).values())
+
+    per_species = ("displacement_scale", "velocity_scale", "displacement_baseline",
+                   "velocity_baseline", "velocity_rms")  # fmt: skip
+    changes = {name: both(getattr(known, name), getattr(measured, name)) for name in per_species}
+    return dataclasses.replace(known, average_neighbors=measured.average_neighbors, **changes)
 
 
 def _require_motion(velocities: np.ndarray, z: np.ndarray, species: tuple[int, ...]) -> None:

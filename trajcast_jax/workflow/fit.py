@@ -15,6 +15,7 @@ from trajcast_jax.analysis import plots
 from trajcast_jax.config import Experiment, to_json
 from trajcast_jax.config.settings import ABOVE_0
 from trajcast_jax.data import FramePairs, join, statistics
+from trajcast_jax.data.statistics import updated
 from trajcast_jax.learning.training import TrainState, fit, init_state
 from trajcast_jax.network import checkpoint
 from trajcast_jax.network.card import Card
@@ -30,13 +31,18 @@ from trajcast_jax.workflow.training_pairs import going_on, load_pairs, load_visi
 
 
 def start(
-    experiment: Experiment, train: FramePairs, out: Path, init_from: Path | None
-) -> tuple[Forecaster, TrainState]:
+    experiment: Experiment, train: FramePairs, out: Path, init_from: Path | None,
+    new_statistics: bool = False,
+) -> tuple[Forecaster, TrainState]:  # fmt: skip
     """Make the initial training state: from `out/last`, else from the checkpoint `init_from`, else
     with random weights.
 
+    With `new_statistics`, the weights of the checkpoint are scaled by the statistics of the
+    training pairs, for fine-tuning to another temperature, density or force field.
+
     Raises:
-      ValueError: `out/last` has other model settings than the experiment.
+      ValueError: `out/last` has other model settings than the experiment, or the checkpoint does
+        not know a species.
     """
     last = out / "last"
     if checkpoint.exists(last):
@@ -49,16 +55,17 @@ def start(
         like = init_state(forecaster, experiment.training)
         # The total number of updates is taken from the settings, so that a run can be extended.
         return forecaster, checkpoint.restore_state(last, like).replace(total=like.total)
+    training = experiment.training
+    kinds = training.per_species_scales, training.linear_baseline
     if init_from is not None:
         trained = checkpoint.restore(init_from)
-        state = init_state(trained.forecaster, experiment.training, trained.params)
-        return trained.forecaster, state
-    training = experiment.training
+        forecaster = trained.forecaster
+        if new_statistics:
+            measured = updated(forecaster.statistics, statistics(train, *kinds))
+            forecaster = dataclasses.replace(forecaster, statistics=measured)
+        return forecaster, init_state(forecaster, training, trained.params)
     far = (experiment.model.cutoff, experiment.data.time_step)
-    measured = statistics(
-        train, training.per_species_scales, training.linear_baseline,
-        far if experiment.model.far_field else None,
-    )  # fmt: skip
+    measured = statistics(train, *kinds, far if experiment.model.far_field else None)
     forecaster = Forecaster(experiment.model, measured, experiment.data.time_step)
     return forecaster, init_state(forecaster, training)
 
@@ -70,6 +77,7 @@ def train(
     paths: list[Path],
     visited: tuple[Path, ...] = (),
     init_from: Path | None = None,
+    new_statistics: bool = False,
     save_every: int = 500,
     tensorboard: bool = False,
     minutes: float | None = None,
@@ -88,7 +96,7 @@ def train(
             going_on(experiment, out / "last")
         pairs = {part: load_pairs(experiment, paths, part) for part in ("train", "validation")}
         # What normalises is measured on the reference alone, not on what a model strayed into.
-        forecaster, begun = start(experiment, pairs["train"], out, init_from)
+        forecaster, begun = start(experiment, pairs["train"], out, init_from, new_statistics)
         pairs["train"] = join([pairs["train"], *load_visited(experiment, visited)])
         forecaster = with_cells(forecaster, pairs["train"])
         card = training_card(experiment, forecaster, [pairs["train"]], paths)
@@ -178,6 +186,9 @@ class Arguments:
     """Files of `python -m experiments.visit` whose pairs are added to the training set."""
     resume: Path | None = None
     """Checkpoint with weights and model settings to start from (fine-tuning), if `out` has none."""
+    new_statistics: bool = False
+    """With --resume: measure the scales of displacements and velocities anew, for another
+    temperature, density or force field."""
     set: tuple[str, ...] = ()
     """Settings to replace: training.updates=1000 model.channels=16."""
     minutes: float | None = None
@@ -190,6 +201,8 @@ def main(arguments: Arguments) -> None:
     """Run the command."""
     if arguments.minutes is not None:
         require_within("--minutes", arguments.minutes, ABOVE_0)
+    if arguments.new_statistics and arguments.resume is None:
+        raise ValueError("--new-statistics says something of the checkpoint of --resume; give it.")
     experiment = load(arguments.experiment, arguments.set)
     paths = ensure_reference(experiment, arguments.reference)
     train(
@@ -198,6 +211,7 @@ def main(arguments: Arguments) -> None:
         paths=paths,
         visited=arguments.visited,
         init_from=arguments.resume,
+        new_statistics=arguments.new_statistics,
         tensorboard=arguments.tensorboard,
         minutes=arguments.minutes,
     )

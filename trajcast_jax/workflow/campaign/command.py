@@ -36,7 +36,8 @@ class Arguments:
     """An experiment (quartz), its TOML file, a trajectory (run.extxyz), or a structure (start.cif)
     with --calculator."""
     sources: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")] = ()
-    """Trajectories of the system with velocities, instead of reference MD."""
+    """Trajectories of the system with velocities, instead of reference MD; a checkpoint or the name
+    of a shipped model, to start from its weights and settings."""
     calculator: str = ""
     """ASE calculator that makes the reference: package.module:Class."""
     temperature: float | None = None
@@ -138,12 +139,13 @@ def require_same(campaign: Campaign, source: Source) -> None:
         "stated": sorted(source.stated),
         "trajectories": list(map(str, source.trajectories)),
         "reading": list(source.reading),
+        "model": str(source.model or ""),
     }
     journal = campaign.journal
     if not any("step" in record and record["step"] != "asked" for record in journal.records):
         journal.forget()  # nothing has been done yet, so that anything may be asked for
         shutil.rmtree(campaign.home / "preflight", ignore_errors=True)
-    known = journal.once("asked", lambda: asked)
+    known = {"model": ""} | journal.once("asked", lambda: asked)  # older journals do not name it
     if known != asked:
         differ = "; ".join(
             f"{key}: {_brief(known[key])}, now {_brief(asked[key])}"
@@ -156,6 +158,6 @@ def require_same(campaign: Campaign, source: Source) -> None:
         )
 
 
-def _brief(values: list) -> str:
-    text = " ".join(map(str, values)) or "nothing"
+def _brief(values: list | str) -> str:
+    text = (values if isinstance(values, str) else " ".join(map(str, values))) or "nothing"
     return text if len(text) < 120 else f"{text[:120]}…"

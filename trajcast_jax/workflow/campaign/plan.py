@@ -14,6 +14,7 @@ class Plan(NamedTuple):
       elements: number of elements.
       engine: whether reference MD can be run from any state; False for imported trajectories.
       ns_per_day: speed of the engine; None if unknown.
+      model: checkpoint that training starts from, with new statistics; "" for random weights.
       candidates: settings that trials decide among, as changes of the experiment.
     """
 
@@ -22,4 +23,5 @@ class Plan(NamedTuple):
     elements: int
     engine: bool
     ns_per_day: float | None
+    model: str = ""
     candidates: tuple[tuple[str, ...], ...] = ()

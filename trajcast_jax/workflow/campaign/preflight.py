@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ase.data import chemical_symbols
 
 from trajcast_jax import io
 from trajcast_jax.config import Experiment, from_dict, to_json
@@ -16,6 +17,7 @@ from trajcast_jax.dynamics.ensemble import nve
 from trajcast_jax.dynamics.rollout import rollout, simulator
 from trajcast_jax.io import atomic_write
 from trajcast_jax.neighbors.graph import neighbor_list
+from trajcast_jax.network import checkpoint
 from trajcast_jax.network.forecast import Forecaster, TrainedForecast
 from trajcast_jax.reference import (
     complete_runs,
@@ -26,7 +28,7 @@ from trajcast_jax.reference import (
 from trajcast_jax.units import FS_PER_DAY_TO_NS
 from trajcast_jax.workflow.campaign import lengths
 from trajcast_jax.workflow.campaign.choices import candidates, choose, system_in_words, table
-from trajcast_jax.workflow.campaign.course import Campaign
+from trajcast_jax.workflow.campaign.course import Campaign, StageError
 from trajcast_jax.workflow.campaign.findings import find
 from trajcast_jax.workflow.campaign.plan import Plan
 from trajcast_jax.workflow.campaign.sources import Source
@@ -59,6 +61,7 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         trajectories = [io.read_trajectory(path) for path in runs]
         interval = float(np.diff(trajectories[0][1][:2])[0])
         findings = find([run for run, _ in trajectories], interval)
+        require_known(source.model, set(findings.counts))
         experiment, choices = choose(
             source.experiment, source.stated, findings,
             hours=campaign.hours, engine=engine, imported=is_imported(campaign.reference),
@@ -82,7 +85,20 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
     print(outlook(experiment, speed, record["forecast_ns_per_day"], campaign.hours), flush=True)
     chosen = tuple(tuple(changes) for changes in record["candidates"])
     has_engine = bool(experiment.reference.calculator or experiment.reference.commands)
-    return Plan(experiment, record["kind"], record["elements"], has_engine, speed, chosen)
+    model = str(source.model) if source.model else ""
+    return Plan(experiment, record["kind"], record["elements"], has_engine, speed, model, chosen)
+
+
+def require_known(model: Path | None, elements: set[str]) -> None:
+    """Raise a StageError if the model that training starts from lacks an element."""
+    if model is None:
+        return
+    known = {chemical_symbols[z] for z in checkpoint.describe(model)[0].statistics.species}
+    if elements - known:
+        raise StageError(
+            f"{model} knows {', '.join(sorted(known))} only, but the system has "
+            f"{', '.join(sorted(elements))}; train without it, or start from another model."
+        )
 
 
 def settings_step(campaign: Campaign) -> str:

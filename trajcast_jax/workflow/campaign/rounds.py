@@ -44,7 +44,7 @@ class End(NamedTuple):
 def run_rounds(campaign: Campaign, plan: Plan) -> End:
     """Run rounds until two in a row pass, the budget is spent, or three bring no gain."""
     best, passes, stale, visited = None, 0, 0, []
-    model, number = try_sizes(campaign, plan), 0
+    model, number = plan.model or try_sizes(campaign, plan), 0
     while True:
         ok = best is not None and best.passed is not False
         friction = best.friction if ok else plan.experiment.rollout.friction_time
@@ -95,9 +95,11 @@ def one_round(
     """
     name = f"round {number}"
     share = FIRST if number == 1 else LATER
-    rate = plan.experiment.training.learning_rate * (1.0 if number == 1 else LATER_RATE)
-    seconds = share * campaign.left()
-    fitted = train(campaign, f"{name} fit", model, visited, seconds, rate)
+    rate = plan.experiment.training.learning_rate
+    if number > 1 or plan.model:
+        rate *= LATER_RATE
+    seconds, adapt = share * campaign.left(), number == 1 and bool(plan.model)
+    fitted = train(campaign, f"{name} fit", model, visited, seconds, rate, adapt)
     best = judge_model(campaign, plan, f"{name} judge", fitted, number, friction)
     if best.passed is not False:
         return best
@@ -159,11 +161,12 @@ def with_friction(
 
 def train(
     campaign: Campaign, step: str, start: str | None, visited: list[str], seconds: float,
-    rate: float,
+    rate: float, adapt: bool = False,
 ) -> str:  # fmt: skip
     """Train for a time, from a checkpoint or from random weights; the best checkpoint's folder.
 
-    A training that diverges is begun again at a lower learning rate.
+    With `adapt`, the statistics of the checkpoint are measured anew on this system. A training that
+    diverges is begun again at a lower learning rate.
 
     Raises:
       StageError: it failed for another reason, or diverged at all rates.
@@ -177,6 +180,7 @@ def train(
             attempt, "fit", "--out", out, "--reference", campaign.reference,
             "--minutes", f"{minutes:.3f}",
             *(["--resume", start] if start else []),
+            *(["--new-statistics"] if adapt else []),
             *(["--visited", *visited] if visited else []),
             "--set", f"training.learning_rate={rate * factor:g}",
         )  # fmt: skip

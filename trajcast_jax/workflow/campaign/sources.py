@@ -1,12 +1,21 @@
 """What a campaign starts from: an experiment's file, a structure with a calculator, or
 trajectories."""
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
 import ase.io
 
-from trajcast_jax.config import Experiment, ReferenceSettings, RolloutSettings, changed, stated
+from trajcast_jax.config import (
+    Experiment,
+    ModelSettings,
+    ReferenceSettings,
+    RolloutSettings,
+    changed,
+    stated,
+)
+from trajcast_jax.network import checkpoint
 from trajcast_jax.workflow.command_line import FOLDER, load
 
 REACH = 10.0
@@ -21,12 +30,62 @@ class Source(NamedTuple):
       stated: names of the settings that are stated ("model.cutoff"); they are not changed.
       trajectories: files to import; empty if reference MD is simulated.
       reading: options of `generate` that say what the files leave open.
+      model: checkpoint that the training starts from; None for random weights.
     """
 
     experiment: Experiment
     stated: frozenset[str]
     trajectories: tuple[Path, ...] = ()
     reading: tuple[str, ...] = ()
+    model: Path | None = None
+
+
+def starting_from(source: Source, model: Path) -> Source:
+    """The source, with the stride and all model settings of a checkpoint as stated ones.
+
+    Raises:
+      ValueError: another stride or other model settings are stated.
+    """
+    forecaster, _ = checkpoint.describe(model)
+    own = {f.name: getattr(forecaster.settings, f.name) for f in dataclasses.fields(ModelSettings)}
+    experiment = source.experiment
+    asked = {f"model.{k}": (getattr(experiment.model, k), v) for k, v in own.items()} | {
+        "data.time_step": (experiment.data.time_step, forecaster.time_step)
+    }
+    other = [k for k, (mine, its) in asked.items() if k in source.stated and mine != its]
+    if other:
+        mine, its = asked[other[0]]
+        raise ValueError(
+            f"{model} has {other[0]} = {its}, but {mine} is stated; leave it out, or train without "
+            "--from."
+        )
+    new = dataclasses.replace(
+        experiment,
+        model=forecaster.settings,
+        data=dataclasses.replace(experiment.data, time_step=forecaster.time_step),
+    )
+    return source._replace(experiment=new, stated=source.stated | set(asked), model=model)
+
+
+def split(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], Path | None]:
+    """What `--from` names: trajectories, and a checkpoint or the name of a shipped model.
+
+    Raises:
+      ValueError: there are several models.
+    """
+    models = [model for file in files if (model := _model(file))]
+    if len(models) > 1:
+        raise ValueError(f"--from names {len(models)} models; training starts from one.")
+    return tuple(f for f in files if not _model(f)), models[0] if models else None
+
+
+def _model(file: Path) -> Path | None:
+    if file.exists():
+        return file if file.is_dir() and checkpoint.exists(file) else None
+    try:
+        return checkpoint.pretrained(str(file))
+    except FileNotFoundError:
+        return None
 
 
 def source_of(
@@ -39,7 +98,7 @@ def source_of(
     """Find out what `name` is: an experiment, its TOML file, a structure, or a trajectory.
 
     Args:
-      files: trajectories to import instead of simulating (`--from`).
+      files: trajectories to import instead of simulating, and a model to start from (`--from`).
       calculator: ASE calculator "package.module:Class" for a structure.
       temperature: K.
       changes: settings of the command line ("model.lmax=2").
@@ -47,6 +106,18 @@ def source_of(
     Raises:
       ValueError: something is missing that nobody but the user knows.
     """
+    files, model = split(files)
+    found = _source_of(name, files, calculator, temperature, changes)
+    return found if model is None else starting_from(found, model)
+
+
+def _source_of(
+    name: str,
+    files: tuple[Path, ...],
+    calculator: str,
+    temperature: float | None,
+    changes: tuple[str, ...],
+) -> Source:
     if temperature is not None:
         wanted = f"reference.temperature={temperature:g}", f"rollout.temperature={temperature:g}"
         changes = (*changes, *wanted)
