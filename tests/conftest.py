@@ -25,6 +25,10 @@ def pytest_addoption(parser):
         help="minutes for every test of tests/test_fuzz.py, with new seeds, instead of seconds",
     )  # fmt: skip
 
+    parser.addoption(
+        "--kills", type=int, default=0, help="kills of each command in tests/test_random_kills.py"
+    )
+
 
 def pytest_configure(config):
     """What one test has compiled no other compiles again, in no process and no later run.

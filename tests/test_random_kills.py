@@ -1,0 +1,99 @@
+"""Many kills at random moments: `pytest tests/test_random_kills.py --kills 15`.
+
+Each command is killed so often, wherever it is (importing, compiling, writing, at its end), and
+then ends with the bits of an undisturbed one. Without the option nothing is run: test_kills.py has
+a few kills of each.
+"""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import forecaster
+from test_generate import write_toml
+from test_kills import TRAINING, argon, assert_same, begin, ended  # noqa: F401
+from test_reference import needs_lammps
+
+from trajcast_jax import io
+from trajcast_jax.network import checkpoint
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture
+def kills(request):
+    count = request.config.getoption("--kills")
+    if not count:
+        pytest.skip("runs with --kills N")
+    return count
+
+
+def again(arguments, folder, cwd):
+    """The same command, which goes on; of a forecast that has begun, the one that does."""
+    if arguments[0] == "rollout" and (cwd / folder / "run.json").exists():
+        arguments = (*arguments[:2], "--resume")
+    return begin(*arguments, "--out", folder, cwd=cwd)
+
+
+def killed(arguments, cwd, kills):
+    """Runs a command whole, and another one with kills; it begins anew if it ends before them."""
+    begun = time.monotonic()
+    status, errors = ended(begin(*arguments, "--out", "whole", cwd=cwd))
+    assert status in (0, 1), errors
+    length, chance = time.monotonic() - begun, random.Random(kills)
+    done, folders = 0, ["killed_0"]
+    while done < kills:
+        process = again(arguments, folders[-1], cwd)
+        time.sleep(chance.uniform(0.0, length))
+        process.send_signal(chance.choice(SIGNALS))
+        status, errors = ended(process)
+        assert "Error" not in errors, errors
+        if status in (0, 1):  # it had ended before, or ended what it was at
+            folders.append(f"killed_{len(folders)}")
+        else:
+            done += 1
+            assert status in (-signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, 130, 143), errors
+    status, errors = ended(again(arguments, folders[-1], cwd))
+    assert status in (0, 1), errors
+    return [cwd / folder for folder in folders]
+
+
+@needs_lammps
+def test_generate(tmp_path, kills):
+    write_toml(tmp_path / "argon.toml")
+    text = (tmp_path / "argon.toml").read_text()
+    (tmp_path / "argon.toml").write_text(text.replace("nve_time = 2000.0", "nve_time = 30000.0"))
+    for folder in killed(("generate", tmp_path / "argon.toml", "--runs", "2"), tmp_path, kills):
+        assert_same(tmp_path / "whole", folder)
+
+
+@needs_lammps
+def test_fit(argon, tmp_path, kills):  # noqa: F811
+    write_toml(tmp_path / "argon.toml")
+    text = (tmp_path / "argon.toml").read_text()
+    (tmp_path / "argon.toml").write_text(
+        TRAINING + text.replace("nve_time = 2000.0", "nve_time = 5000.0")
+    )
+    arguments = ("fit", tmp_path / "argon.toml", "--reference", argon)
+    for folder in killed(arguments, tmp_path, kills):
+        for name in ("best", "ema"):
+            digests = {
+                checkpoint.digest(checkpoint.restore(path / name).params, {})
+                for path in (tmp_path / "whole", folder)
+            }
+            assert len(digests) == 1
+
+
+def test_rollout(tmp_path, kills):
+    model = forecaster(blocks=1, channels=2, lmax=1, parity="natural", cutoff=2.5)
+    checkpoint.save(tmp_path / "model", model, model.init(0))
+    start = checkpoint.pretrained("quartz") / "start.extxyz"
+    changes = ("--set", "rollout.chunk=5", "rollout.max_temperature=1e9")
+    arguments = ("rollout", "quartz", "--checkpoint", "model", "--start", start, *changes)
+    for folder in killed((*arguments, "--duration", "6000"), tmp_path, kills):
+        whole, _ = io.read_trajectory(tmp_path / "whole" / "trajectory.h5")
+        found, _ = io.read_trajectory(folder / "trajectory.h5")
+        np.testing.assert_array_equal(whole.positions, found.positions)
+        np.testing.assert_array_equal(whole.velocities, found.velocities)
