@@ -1,4 +1,6 @@
-"""Many kills at random moments: `pytest tests/test_random_kills.py --kills 15`.
+"""Many kills at random moments.
+
+`pytest tests/test_random_kills.py --kills 15 -o faulthandler_timeout=0`.
 
 Each command is killed so often, wherever it is (importing, compiling, writing, at its end), and
 then ends with the bits of an undisturbed one. Without the option nothing is run: test_kills.py has

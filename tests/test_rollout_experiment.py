@@ -203,6 +203,19 @@ def test_a_system_of_ones_own_needs_a_model_and_a_start(folder, monkeypatch):
         folders.runs(experiments.load("quartz"), Path("there"), "Modes are of runs")
 
 
+def test_suggested_commands_name_a_file_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = Experiment("mine")
+    assert folders.command(Experiment("quartz"), "fit") == "python -m experiments.fit quartz"
+    assert folders.command(mine, "fit").endswith(" mine.toml")
+    made = Path("runs/mine/mine.toml")
+    made.parent.mkdir(parents=True)
+    made.touch()
+    assert folders.command(mine, "fit").endswith(" runs/mine/mine.toml")
+    Path("mine.toml").touch()
+    assert folders.command(mine, "fit").endswith(" mine.toml")
+
+
 def test_command_line_settings():
     arguments = command.Arguments("quartz", duration=3e3, seed=7, temperatures=(250.0, 350.0))
     run, out = command.new_run(dataclasses.replace(arguments, set=("rollout.every=5",)))

@@ -95,6 +95,10 @@ def runs(experiment: Experiment, folder: Path, use: str) -> list[Path]:
 
 
 def command(experiment: Experiment, verb: str) -> str:
-    """Command line of a verb for the experiment."""
-    shipped = (FOLDER / f"{experiment.name}.toml").is_file()
-    return f"python -m experiments.{verb} {experiment.name}{'' if shipped else '.toml'}"
+    """Command line of a verb for the experiment: by its name, its file, or that of `train`."""
+    name = experiment.name
+    if not (FOLDER / f"{name}.toml").is_file():
+        made = campaign(experiment) / f"{name}.toml"
+        own = Path(f"{name}.toml")
+        name = str(made if made.is_file() and not own.is_file() else own)
+    return f"python -m experiments.{verb} {name}"
