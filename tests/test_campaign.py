@@ -114,6 +114,8 @@ def test_two_rounds_that_pass_make_an_accepted_model(reference, capsys):
         *("experiments.fit", "experiments.evaluate", "experiments.evaluate") * 2,
         "experiments.evaluate", "experiments.evaluate",
     ]  # fmt: skip
+    judged = [c for c in world.commands if ".evaluate" in c]
+    assert ["--energies 60" in c for c in judged] == [False] * 5 + [True]  # the confirmation
     starts = [c.split("--start ")[1].split()[0] for c in world.commands if ".rollout" in c]
     assert len(set(starts)) == len(starts) == 18
 

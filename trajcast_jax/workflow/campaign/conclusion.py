@@ -9,14 +9,17 @@ from pathlib import Path
 from trajcast_jax.network import card as cards
 from trajcast_jax.network import checkpoint
 from trajcast_jax.reading import load_json
+from trajcast_jax.units import FS_PER_DAY_TO_NS
 from trajcast_jax.workflow.campaign.course import Campaign
-from trajcast_jax.workflow.campaign.judging import Judgement
+from trajcast_jax.workflow.campaign.judging import FORECASTS, Judgement
 from trajcast_jax.workflow.campaign.plan import Plan
 from trajcast_jax.workflow.campaign.rounds import End, improvements, judge_model
 from trajcast_jax.workflow.forecasts import known_of
 
 FRESH = 10_000
 """Seed of the last test; those of rounds are their numbers."""
+ENERGIES, ENERGY_TIME = 60, 300.0
+"""Most frames of a forecast of the last test whose energies are computed, and seconds for all."""
 REJECTED = 2
 """Exit status of a campaign whose model was rejected."""
 
@@ -30,7 +33,9 @@ def conclude(campaign: Campaign, plan: Plan, end: End, name: str) -> int:
     best = end.best
     if best.passed is not False:
         step = f"confirmation after round {end.rounds}"
-        best = judge_model(campaign, plan, step, best.model, FRESH + end.rounds, best.friction)
+        best = judge_model(
+            campaign, plan, step, best.model, FRESH + end.rounds, best.friction, energies(plan)
+        )
     accepted = best.passed is not False
     home = keep(campaign, best)
     write_card(campaign, plan, best, accepted, home)
@@ -46,6 +51,17 @@ def conclude(campaign: Campaign, plan: Plan, end: End, name: str) -> int:
         f"Forecast by: python -m experiments.rollout {campaign.settings} --checkpoint {home}",
     ]))  # fmt: skip
     return 0 if accepted else REJECTED
+
+
+def energies(plan: Plan) -> int:
+    """Frames of each forecast whose energies the engine computes in the last test.
+
+    Up to `ENERGIES`, so many as it computes in `ENERGY_TIME` if a frame costs an integration step.
+    """
+    if not plan.engine or not plan.ns_per_day:
+        return 0
+    seconds = plan.experiment.reference.time_step * FS_PER_DAY_TO_NS / plan.ns_per_day
+    return min(ENERGIES, int(ENERGY_TIME / seconds / FORECASTS))
 
 
 def keep(campaign: Campaign, best: Judgement) -> Path:

@@ -52,6 +52,7 @@ def judge(
     duration: float,
     friction: float = 0.0,
     forecasts: int = FORECASTS,
+    energies: int = 0,
 ) -> Judgement:
     """Forecast from frames of the held-out runs and hold the forecasts against these runs.
 
@@ -60,6 +61,8 @@ def judge(
       seed: of the start frames and of the thermostats.
       duration: of each forecast, fs.
       friction: time constant of a friction, fs; 0 for none.
+      forecasts: number of forecasts.
+      energies: frames of each forecast whose potential energies the engine computes.
     """
     folder = campaign.place(f"judged/{step}")
     starts = start_frames(campaign, experiment, folder, seed, forecasts)
@@ -79,6 +82,7 @@ def judge(
         raise StageError(f"A forecast wrote no trajectory; its output is in {missing.log}.")
     verdict = campaign.task(
         step, "evaluate", "--reference", campaign.reference, "--held-out", "--out", folder,
+        *(["--energies", energies] if energies else []),
         "--set", change, f"rollout.duration={duration:g}", "--rollout", *there,
     )  # fmt: skip
     if f"{step}: verdict" not in campaign.journal:

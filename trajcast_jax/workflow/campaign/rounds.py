@@ -121,11 +121,13 @@ def one_round(
 
 
 def judge_model(
-    campaign: Campaign, plan: Plan, step: str, model: str, seed: int, friction: float
-) -> Judgement:
+    campaign: Campaign, plan: Plan, step: str, model: str, seed: int, friction: float,
+    energies: int = 0,
+) -> Judgement:  # fmt: skip
     """Judge a model with a friction time (fs), by forecasts of the experiment's duration.
 
-    Shorter ones come first, and suffice if they miss a criterion.
+    Shorter ones come first, and suffice if they miss a criterion. The engine computes the energies
+    of so many frames of each long one.
     """
     duration = plan.experiment.rollout.duration
     short = judge(
@@ -135,8 +137,9 @@ def judge_model(
     if short.passed is False:
         return short
     return judge(
-        campaign, step, plan.experiment, model, seed=seed, duration=duration, friction=friction
-    )
+        campaign, step, plan.experiment, model,
+        seed=seed, duration=duration, friction=friction, energies=energies,
+    )  # fmt: skip
 
 
 def with_friction(
