@@ -225,6 +225,12 @@ def test_resume_is_bit_identical(setup, data, tmp_path):
     assert_identical(whole, resumed)
 
 
+def test_all_updates_are_one_program(setup):
+    """Were the type of a number weak, those before the first validation would be compiled too."""
+    start = init_state(setup, SETTINGS)
+    assert not [x for x in jax.tree.leaves(start) if x.weak_type]
+
+
 def test_a_resumed_run_can_be_made_longer(setup, tmp_path):
     checkpoint.save_state(tmp_path / "last", setup, init_state(setup, SETTINGS))
     longer = dataclasses.replace(SETTINGS, updates=2 * SETTINGS.updates)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -66,18 +67,37 @@ def _turn(x: jax.Array, left: jax.Array, right: jax.Array, back: bool = False) -
     return x
 
 
-def _refreshed(covariance: jax.Array, basis: jax.Array, first: jax.Array) -> jax.Array:
-    """Refresh an eigenbasis: exactly at first, then by one step of orthogonal iteration."""
-    if not covariance.size:
-        return basis
+def _refreshed(covariances: jax.Array, bases: jax.Array, first: jax.Array) -> jax.Array:
+    """Refresh a stack of eigenbases: exactly at first, then by one step of orthogonal iteration."""
 
     def iterate(_):
-        turned = covariance @ basis
-        by_size = jnp.argsort(-jnp.sum(basis * turned, axis=-2))
+        turned = covariances @ bases
+        by_size = jnp.argsort(-jnp.sum(bases * turned, axis=-2))
         ordered = jnp.take_along_axis(turned, by_size[..., None, :], axis=-1)
         return jnp.linalg.qr(ordered)[0]
 
-    return jax.lax.cond(first, lambda _: jnp.linalg.eigh(covariance)[1], iterate, None)
+    return jax.lax.cond(first, lambda _: jnp.linalg.eigh(covariances)[1], iterate, None)
+
+
+def _all_refreshed(
+    covariances: list[jax.Array], bases: list[jax.Array], first: jax.Array
+) -> list[jax.Array]:
+    """Refresh all eigenbases, those of one side length as one stack.
+
+    A decomposition of its own for each weight would be most of the compiler's work in training.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for place, covariance in enumerate(covariances):
+        if covariance.size:
+            groups.setdefault((covariance.shape[-1], covariance.dtype), []).append(place)
+    refreshed = list(bases)
+    for (side, _), places in groups.items():
+        parts = [[x[k].reshape(-1, side, side) for k in places] for x in (covariances, bases)]
+        stack = _refreshed(*map(jnp.concatenate, parts), first)
+        ends = np.cumsum([len(part) for part in parts[0]])[:-1]
+        for place, part in zip(places, jnp.split(stack, ends), strict=True):
+            refreshed[place] = part.reshape(bases[place].shape)
+    return refreshed
 
 
 def scale_by_soap(
@@ -116,14 +136,13 @@ def scale_by_soap(
         right = [mean(a, x.mT @ x) for a, x in zip(state.right, g, strict=True)]
         first = state.count == 0
 
-        def refresh(bases):
-            return tuple(
-                [_refreshed(c, q, first) for c, q in zip(side, basis, strict=True)]
-                for side, basis in zip((left, right), bases, strict=True)
-            )
-
-        bases = (state.left_basis, state.right_basis)
-        bases = jax.lax.cond(state.count % REFRESH == 0, refresh, lambda b: b, bases)
+        bases = jax.lax.cond(
+            state.count % REFRESH == 0,
+            lambda former: _all_refreshed(left + right, former, first),
+            lambda former: former,
+            state.left_basis + state.right_basis,
+        )
+        bases = bases[: len(g)], bases[len(g) :]
 
         count = state.count + 1
         mu = [b1 * m + (1 - b1) * x for m, x in zip(state.mu, g, strict=True)]

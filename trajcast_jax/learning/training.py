@@ -64,7 +64,7 @@ def init_state(
         update=jnp.zeros((), jnp.int32),
         total=jnp.asarray(settings.updates, jnp.int32),
         rate_scale=jnp.ones(()),
-        best_error=jnp.asarray(jnp.inf),
+        best_error=jnp.inf * jnp.ones(()),  # a weak type would compile all updates twice
         stale=jnp.zeros(2, jnp.int32),
     )
 
