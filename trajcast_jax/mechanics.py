@@ -4,11 +4,13 @@ Every function takes one frame; use `jax.vmap` over the positions and velocities
 trajectory. Padding has mass 0 and does not contribute.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from trajcast_jax.system import System, inverse, product
+from trajcast_jax.system import System, at_once, inverse, product
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 
 POINT_RADIUS = 1e-3
@@ -21,11 +23,13 @@ def total_mass(system: System) -> Float[Array, ""]:
     return jnp.where(mass > 0, mass, 1.0)
 
 
+@at_once
 def momentum(system: System) -> Float[Array, "3"]:
     """Total linear momentum Σ m v (Da·Å/fs)."""
     return product(system.masses, system.velocities)
 
 
+@at_once
 def center_of_mass(system: System) -> Float[Array, "3"]:
     """Centre of mass Σ m r / M of the unwrapped positions (Å)."""
     return product(system.masses, system.positions) / total_mass(system)
@@ -36,6 +40,7 @@ def arms(system: System) -> Float[Array, "atom 3"]:
     return jnp.where(system.mask[:, None], system.positions - center_of_mass(system), 0.0)
 
 
+@at_once
 def angular_momentum(system: System) -> Float[Array, "3"]:
     """Angular momentum about the centre of mass, Σ m c × v (Da·Å²/fs)."""
     return product(system.masses, jnp.cross(arms(system), system.velocities))
@@ -82,11 +87,13 @@ def angular_velocity(system: System, momentum: Float[Array, "3"]) -> Float[Array
     return jnp.where(point, 0.0, omega / scale)
 
 
+@at_once
 def kinetic_energy(system: System) -> Float[Array, ""]:
     """Kinetic energy ½ Σ m v² (eV)."""
     return 0.5 * KINETIC_TO_EV * jnp.sum(system.masses[:, None] * system.velocities**2)
 
 
+@functools.partial(at_once, static_argnames=("zero_momentum", "angular"))
 def degrees_of_freedom(
     system: System, zero_momentum: bool = True, angular: bool = False
 ) -> Int[Array, ""]:
@@ -105,6 +112,7 @@ def degrees_of_freedom(
     return jnp.maximum(count, 0)
 
 
+@at_once
 def temperature(system: System, dof: Int[Array, ""] | int) -> Float[Array, ""]:
     """Kinetic temperature 2K/(N_f k_B) (K) for N_f = `dof` degrees of freedom; 0 for none."""
     return jnp.where(

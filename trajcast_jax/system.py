@@ -14,6 +14,8 @@ HEAVY_HYDROGEN = {"D": 2.014, "T": 3.016}
 """Masses of the isotopes that have symbols of their own, Da."""
 SMALLEST_VOLUME = 1e-9
 """Volume of a cell over the cube of its largest component, below which it has none."""
+at_once = functools.partial(jax.jit, inline=True)
+"""One program instead of one for each operation, outside of other programs; none inside them."""
 
 
 @struct.dataclass
@@ -220,6 +222,7 @@ def pad(system: System, n_atoms: int) -> System:
     )
 
 
+@at_once
 def inverse(cell: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     """Inverse of a 3×3 cell (1/Å), which transforms Cartesian to fractional coordinates.
 
@@ -231,16 +234,19 @@ def inverse(cell: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     return faces.T / jnp.sum(cell[0] * faces[0])
 
 
+@at_once
 def heights(cell: Float[Array, "3 3"]) -> Float[Array, "3"]:
     """Perpendicular heights of the cell (Å): the distances between its opposite faces."""
     return 1 / jnp.linalg.norm(inverse(cell), axis=0)
 
 
+@at_once
 def image_shifts(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"]):
     """Integer shifts S such that `vectors + S @ cell` has fractional parts in [−½, ½]."""
     return -jnp.round(transform(vectors, inverse(cell)))
 
 
+@at_once
 def minimum_image(vectors: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
     """Shift vectors (Å) to their minimum image; exact below half the smallest cell height."""
     if cell is None:
@@ -256,6 +262,7 @@ def wrap(positions: Float[Array, "... 3"], cell: Float[Array, "3 3"] | None):
     return positions - transform(whole, cell)
 
 
+@at_once
 def unwrap(positions: Float[Array, "time atom 3"], cell: Float[Array, "3 3"] | None):
     """Unwrap positions (Å): sum up the minimum images of the displacements between frames."""
     if cell is None:

@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
@@ -115,10 +114,14 @@ def measure(
 def split(
     trajectories: Sequence[System], stored_every: float, settings: EvaluationSettings
 ) -> list[System]:
-    """Split trajectories into at least `n_blocks` blocks, none shorter than a VDOS window."""
+    """Split trajectories into at least `n_blocks` blocks, none shorter than a VDOS window.
+
+    Blocks hold NumPy arrays: XLA would compile a program for each way of cutting them.
+    """
     wanted = math.ceil(settings.n_blocks / len(trajectories))
     blocks = []
     for trajectory in trajectories:
+        trajectory = jax.tree.map(np.asarray, trajectory)
         frames = len(trajectory.positions)
         pieces = max(1, min(wanted, int(frames * stored_every // settings.vdos_segment)))
         length = frames // pieces
@@ -200,7 +203,7 @@ def _displacements(
     # Float64, because the rounding error of the FFT is relative to the largest displacement.
     with jax.enable_x64(True):
         wide = jax.tree.map(
-            lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            lambda x: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x,
             observables.cut(block, slice(None, None, every)),
         )
         curves = {
@@ -219,7 +222,7 @@ def _temperatures(block: System, angular: bool) -> Measured:
         atoms = observables.select(block, z)
         # Conservation of the total momentum reduces the velocity variance by the fraction m/M.
         mass = block.masses[atoms[0]]
-        mass = float(mass / jnp.maximum(1 - mass / block.masses.sum(), 1e-6))
+        mass = float(mass / max(1 - mass / block.masses.sum(), 1e-6))
         width = (BOLTZMANN * kelvin / (mass * KINETIC_TO_EV)) ** 0.5
         speeds, density = observables.speed_distribution(
             block.velocities[:, atoms], 8 * float(width), SPEED_BINS

@@ -7,7 +7,7 @@ of `x` from block averages; it is None if there are too few blocks.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -87,16 +87,16 @@ def _closest_approach(
     kinds = np.full(len(species), len(order))
     for place, z in enumerate(symbols.values()):
         kinds[species == z] = place
-    atoms = jnp.asarray(observables.select(trajectory))
-    images = jnp.asarray(images_within(trajectory.cell, table.max()))
+    atoms = observables.select(trajectory)
+    images = images_within(trajectory.cell, table.max())
     scaled = closest_approach(
         trajectory.positions,
         trajectory.cell,
         atoms,
         atoms,
         images,
-        jnp.asarray(kinds),
-        jnp.asarray(table, trajectory.positions.dtype),
+        kinds,
+        table.astype(trajectory.positions.dtype),
     )
     return np.asarray(scaled)
 
@@ -142,14 +142,14 @@ def temperatures(
     The standard deviation is compared with the canonical T √(2/N_f) if the target is constant.
     """
     n_blocks, angular = settings.evaluation.n_blocks, settings.model.conserve_angular
-    series = jnp.asarray(block_observables.temperatures(used, angular))
+    series = block_observables.temperatures(used, angular)
     target, dof = held_temperature(settings), int(forecast["degrees_of_freedom"])
-    slope = averages.drift(series, jnp.arange(len(series)) * time_step * 1e-3)
+    slope = averages.drift(series, np.arange(len(series)) * time_step * 1e-3)
     length = len(series) // n_blocks
     pieces = (series - series.mean())[: length * n_blocks].reshape(n_blocks, length)
-    moments = jnp.stack([pieces.mean(axis=1), (pieces**2).mean(axis=1)], axis=1)
+    moments = np.stack([pieces.mean(axis=1), (pieces**2).mean(axis=1)], axis=1)
     _, spread = jackknife(moments, lambda m: (m[1] - m[0] ** 2) ** 0.5)
-    by_species = observables.temperature_by_species(used, angular)
+    by_species = jax.tree.map(np.asarray, observables.temperature_by_species(used, angular))
     return {
         "degrees_of_freedom": dof,
         "target_K": target,
@@ -339,7 +339,8 @@ def speeds(forecast: Measured, reference: Measured) -> dict:
 
 def motion(used: System) -> dict:
     """Largest total momentum (Da·Å/fs) and largest speed of the centre of mass (Å/fs)."""
-    largest = float(jnp.linalg.norm(observables.over_time(momentum, used), axis=-1).max())
+    momenta = np.asarray(observables.over_time(momentum, used))
+    largest = float(np.linalg.norm(momenta, axis=-1).max())
     return {
         "largest_momentum": largest,
         "largest_center_of_mass_speed": largest / float(total_mass(used)),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from jax.typing import ArrayLike
@@ -122,7 +121,7 @@ def _error_of_pairs(values: np.ndarray, atoms: np.ndarray, n_blocks: int) -> flo
     counts = atoms.sum(axis=1)
     held = counts > 0
     means = (values * atoms).sum(axis=1)[held] / counts[held]
-    return comparison.number(averages.block_average(jnp.asarray(means), n_blocks)[1])
+    return comparison.number(averages.block_average(means, n_blocks)[1])
 
 
 # Forecast against reference
@@ -153,6 +152,7 @@ def compare(
     times in ps; unknown standard errors are None.
     """
     chosen, angular = settings.evaluation, settings.model.conserve_angular
+    trajectory = jax.tree.map(np.asarray, trajectory)  # cut without a program for each way
     limits = comparison.closest_allowed(trajectory, reference, chosen.closest_fraction)
     failure = comparison.first_failure(
         trajectory, settings.rollout.max_temperature, limits, angular

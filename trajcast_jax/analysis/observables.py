@@ -198,13 +198,11 @@ def vibrational_density_of_states(
     segment = 2 * (min(segment or time, time) // 2)
     if segment < 4:
         raise ValueError(f"A spectrum needs at least 4 frames, but there are {time}.")
-    density = _welch(velocities, weights, segment)
-    wavenumbers = jnp.linspace(0.0, nyquist_wavenumber(time_step), segment // 2 + 1)
-    return wavenumbers, density / jnp.trapezoid(density, wavenumbers)
+    return _welch(velocities, weights, segment, nyquist_wavenumber(time_step))
 
 
 @functools.partial(jax.jit, static_argnames="segment")
-def _welch(velocities, weights, segment: int) -> Float[Array, "frequency"]:
+def _welch(velocities, weights, segment: int, nyquist: float):
     time, atoms, _ = velocities.shape
     series = velocities.reshape(time, -1)
     weights = _weights(weights, atoms, series.dtype)
@@ -215,7 +213,9 @@ def _welch(velocities, weights, segment: int) -> Float[Array, "frequency"]:
         return _power(part * window, weights, segment)
 
     starts = jnp.arange(0, time - segment + 1, segment // 2)
-    return jax.lax.map(spectrum, starts).mean(axis=0)
+    density = jax.lax.map(spectrum, starts).mean(axis=0)
+    wavenumbers = jnp.linspace(0.0, nyquist, segment // 2 + 1)
+    return wavenumbers, density / jnp.trapezoid(density, wavenumbers)
 
 
 def vdos_overlap(
@@ -260,8 +260,8 @@ def temperature_by_species(
     """
     species = np.asarray(trajectory.species)
     kinds = np.unique(species[species > 0])
-    series = _temperatures(trajectory, jnp.asarray(species == kinds[:, None]), angular)
-    return {int(z): row for z, row in zip(kinds, series.T, strict=True)}
+    series = _temperatures(trajectory, species == kinds[:, None], angular)
+    return {int(z): row for z, row in zip(kinds, series, strict=True)}
 
 
 @functools.partial(jax.jit, static_argnames="angular")
@@ -271,7 +271,7 @@ def _temperatures(trajectory: System, chosen: Bool[Array, "species atom"], angul
         energies = jax.vmap(lambda m: kinetic_energy(system.replace(masses=m)))(masses)
         return 2 * energies / (BOLTZMANN * chosen @ degrees_of_freedom_of_atoms(system, angular))
 
-    return over_time(frame, trajectory)
+    return tuple(over_time(frame, trajectory).T)
 
 
 def canonical_temperature_deviation(temperature: float, dof: int) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -38,7 +37,7 @@ def of_blocks(blocks) -> tuple:
     return (
         (np.nan, np.nan)
         if blocks is None
-        else averages.block_average(jnp.asarray(blocks), len(blocks))
+        else averages.block_average(np.asarray(blocks), len(blocks))
     )
 
 
