@@ -1,5 +1,6 @@
 """Shared by all tests: kept programs, precision, small systems, untrained forecasters."""
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -55,6 +56,31 @@ def few_mappings():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and len(maps.read_text().splitlines()) > 25_000:
         jax.clear_caches()
+
+
+@contextlib.contextmanager
+def compiling_quickly():
+    """Compiles with few optimisations, here and in processes that are started.
+
+    For tests of commands and files, whose programs run for milliseconds. Not for tests of numbers
+    to the last bit, nor for those that a wrong optimisation should fail.
+    """
+    name = "jax_disable_most_optimizations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "1")
+        jax.config.update(name, True)
+        try:
+            yield
+        finally:
+            jax.config.update(name, False)
+            jax.clear_caches()  # of programs that other tests would take over
+
+
+@pytest.fixture(scope="module")
+def quick_compiler():
+    """`compiling_quickly` for all tests of a module, which asks for it by `pytestmark`."""
+    with compiling_quickly():
+        yield
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def calm_forecaster():
 
     Chaos would not change the gradient, but the central differences that it is held against.
     """
-    model = forecaster()
+    model = forecaster(blocks=1, channels=2)
     statistics = dataclasses.replace(
         model.statistics,
         displacement_scale=(0.01, 0.01),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import run_alone
+from conftest import compiling_quickly, run_alone
 from test_failure import flight
 from test_rollout import ALONE, CUTOFF, TIME_STEP, alone, fliers, gas, joined, soft
 
@@ -69,7 +69,8 @@ np.testing.assert_array_equal(end.neighbors.rebuilds, last.neighbors.rebuilds)
 
 
 def test_replicas_over_devices():
-    run_alone(OVER_DEVICES)
+    with compiling_quickly():
+        run_alone(OVER_DEVICES)
 
 
 def test_replicas_overflow_restart_and_fail(tmp_path):
