@@ -20,6 +20,7 @@ from trajcast_jax.system import heights
 from trajcast_jax.workflow import evaluate, fit, generate, rollout, visit
 
 TOML = Path(__file__).parent / "argon.toml"
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @pytest.fixture(scope="module")
