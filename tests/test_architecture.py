@@ -116,6 +116,7 @@ def test_imports_without_any_extra():
     run_alone(code)
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_of_jax_md_is_imported_and_others_see_none_of_it():
     code = (
         "import sys, trajcast_jax as tj\n"
@@ -129,6 +130,7 @@ def test_only_what_is_needed_of_jax_md_is_imported_and_others_see_none_of_it():
     run_alone(code)
 
 
+@pytest.mark.slow
 def test_what_is_postponed_loads_when_it_is_read():
     code = (
         "import sys, trajcast_jax\n"

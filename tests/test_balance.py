@@ -123,6 +123,7 @@ def test_balance_undoes_the_shrinking_of_a_mean(x64, quartz):
     assert best(30.0) > 0.9
 
 
+@pytest.mark.slow
 def test_loss_of_a_batch_holds_the_imbalance_of_the_batch():
     from test_dataset import trajectory
 

@@ -123,6 +123,7 @@ def test_gains_of_a_molecule_are_what_the_energies_of_its_modes_differ_by():
     assert both.weights.sum() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_motions_gain_as_much_in_copies_of_a_cell():
     """What a stride adds is told by the atom: a cell twice as long has no other kinds or sizes."""
     rng, model = np.random.default_rng(0), forecaster()
@@ -248,6 +249,7 @@ def course(drifting, left, weight, settings):
     return reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left", "weight", "rate"),
     [(1.0, 1e6, 0.2), (0.8, 5.0, 1e4), (1.0, 5.0, 1e30)],
@@ -267,6 +269,7 @@ def test_weights_are_never_worse_whatever_the_settings(drifting, left, weight, r
     assert first.measured is last.best.measured
 
 
+@pytest.mark.slow
 def test_a_swing_is_made_good_by_a_smaller_weight_and_rate(drifting):
     reports = course(drifting, 0.8, 40.0, settings_of(400, 0.4))
     best, messages = reports[-1].best, [report.message for report in reports if report.message]
@@ -320,6 +323,7 @@ def command(drifting, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_saves_what_got_better_and_says_by_how_much(command, tmp_path, capsys):
     assert command(rate=0.02, weight=5.0) == 0
     said = capsys.readouterr().out

@@ -45,6 +45,7 @@ def inputs(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_benchmark_measures_and_compares(inputs, capsys):
     arguments = benchmark.Arguments(
         systems=(str(inputs / "frames.npz"),), presets=(str(inputs / "tiny.toml"),),

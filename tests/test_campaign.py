@@ -194,6 +194,7 @@ def test_an_engine_that_crashes_in_the_reference_is_tried_again(reference):
     assert "reference" in course.journal
 
 
+@pytest.mark.slow
 def test_a_campaign_that_is_killed_at_any_command_ends_like_an_undisturbed_one(reference):
     def verdict(model, friction):
         return PASSED if "round_2" in model or "round_3" in model else MISSED

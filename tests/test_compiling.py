@@ -24,6 +24,7 @@ assert ("__ynn_fusion" in program) == {fused}, program.count("__ynn_fusion")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quartz", "water", "paracetamol", "paracetamol_xtb"])
 def test_a_users_own_jit_of_a_shipped_rollout_has_no_ynn_fusion(name):
     model = tj.restore(tj.pretrained(name))
@@ -48,6 +49,7 @@ def plain(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("flags", ["--xla_cpu_enable_fast_math=false", "no_flag=1", ""])
 def test_the_option_is_set_before_jax_starts_and_other_flags_stay(monkeypatch, flags):
@@ -57,12 +59,14 @@ def test_the_option_is_set_before_jax_starts_and_other_flags_stay(monkeypatch, f
     run_alone(FORECAST.format(before="", fused=False) + check)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain")
 def test_what_the_environment_says_of_the_option_holds():
     before = f"os.environ['XLA_FLAGS'] = '--{compiling.OPTION}=LIBRARY_FUSION_TYPE_DOT'"
     run_alone(FORECAST.format(before=before, fused=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain")
 def test_too_late_is_said_and_our_own_programs_go_without():
     before = (

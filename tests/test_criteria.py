@@ -182,6 +182,7 @@ def test_the_shortfall_grows_with_every_deviation_and_with_every_failure():
 # Trajectories
 
 
+@pytest.mark.slow
 def test_bonds_that_are_three_per_cent_too_long_are_missed():
     """Of H–O–O–H with a torsion; parts of one run pass against each other."""
     chosen = EvaluationSettings(

@@ -66,6 +66,7 @@ def test_displacements_take_the_minimum_image():
     np.testing.assert_allclose(a.displacements, b.displacements, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repeat", "cutoff"),
     [((3, 1, 1), 3.5), ((3, 3, 2), 5.0)],

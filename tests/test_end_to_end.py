@@ -94,6 +94,7 @@ def test_one_step_errors_beat_straight_lines(argon):
         assert errors[field]["relative_percent"] < 0.4 * errors[field]["persistence_percent"]
 
 
+@pytest.mark.slow
 @needs_lammps
 def test_learning_curves_are_measured_kept_and_drawn(argon, monkeypatch):
     arguments = learning.Arguments(
@@ -131,6 +132,7 @@ def test_visits_take_every_state_before_a_failure(quartz):
     np.testing.assert_allclose(speeds, [1.2, 1.2**2, 1.2**3], rtol=1e-5)
 
 
+@pytest.mark.slow
 @needs_lammps
 def test_rollout_holds_up_against_the_reference(argon):
     status = rollout.main(rollout.Arguments("argon.toml", out=Path("forecast"), extxyz=True))
@@ -210,6 +212,7 @@ def test_potential_energies_of_reference_frames_are_those_that_were_stored(argon
     assert Path("energy/energy.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 @needs_lammps
 def test_visited_states_are_labelled_and_trained_on(argon):
     best = Path("runs/argon/train/best")

@@ -171,6 +171,7 @@ def sound_wave(repeat, charges):
     return float(jnp.abs(jax.jvp(field, (0.0,), (1.0,))[1]).max())
 
 
+@pytest.mark.slow
 def test_the_field_of_charges_that_cancel_fades_in_long_waves_of_sound():
     neutral = neutral_charges(np.array([2, 1]))
     np.testing.assert_allclose(np.abs(neutral.T), [[0.2**0.5, 0.8**0.5]], atol=1e-12)
@@ -267,6 +268,7 @@ def test_only_with_it_does_a_network_hear_of_atoms_beyond_its_reach():
     assert jnp.abs(with_far - with_far_2).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_batch_a_vmap_and_single_frames_agree():
     fc, params, pairs = far_reaching()
     edges = jax.jit(jax.vmap(lambda pair: pair.edges(3.5)))(pairs)

@@ -129,6 +129,7 @@ def test_what_a_full_list_leaves_out_is_no_silent_error():
     assert np.isnan(forecast(fc.init(0), system, listed.replace(near=4)).positions).any()
 
 
+@pytest.mark.slow
 def test_atoms_interact_and_forecasts_are_differentiable(x64, quartz):
     fc = forecaster()
     params = weights(fc)
@@ -177,6 +178,7 @@ def test_zero_velocities_and_single_precision_are_fine(quartz):
     assert np.isfinite(after.velocities).all()
 
 
+@pytest.mark.slow
 def test_jit_agrees_with_disable_jit(x64):
     """Some releases of JAX miscompile on CPU; this would see it."""
     fc = forecaster(blocks=1, channels=2, lmax=1)
@@ -211,7 +213,7 @@ def test_one_scale_and_no_baseline_is_the_papers_normalisation(x64):
 
 
 def test_unknown_species_and_cells_are_refused_by_name(quartz, ethanol):
-    fc = forecaster()
+    fc = forecaster(blocks=1, channels=2)
     model = TrainedForecast(fc.init(0), fc)
     with pytest.raises(ValueError, match="holds H, C, but the checkpoint was trained on O, Si"):
         model.check(ethanol)
@@ -243,6 +245,7 @@ def test_a_cell_longer_than_those_learned_from_is_pointed_out():
     assert with_cells(learned, pairs) == learned
 
 
+@pytest.mark.slow
 def test_atoms_in_blocks_are_all_atoms_at_once(monkeypatch, x64):
     """Values and derivatives, with the last block padded and neighbours packed."""
     fc, system = (

@@ -109,6 +109,7 @@ def programs():
     return inputs, jit(run), pull, push
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thermostat", ["csvr", "langevin"])
 def test_gradients_against_central_differences(thermostat, x64):
     """1, 10 and 100 strides; every input; forward mode and reverse mode; several new lists."""
@@ -178,6 +179,7 @@ def test_recomputing_changes_no_bit_of_the_value(remat):
     assert_identical(soft_value(remat), soft_value(None))
 
 
+@pytest.mark.slow
 def test_recomputing_does_not_change_the_gradient():
     """Argon under a thermostat, its list made anew on the way."""
     sim, state = soft_simulator()

@@ -109,6 +109,7 @@ def routes():
     return [fixed(route) for route in (density, direct, mixed)], (h, radial, y, weights)
 
 
+@pytest.mark.slow
 def test_every_route_of_the_convolution_has_the_same_gradients(x64):
     every, arguments = routes()
     loss = lambda route, *args: sum((x**2).sum() for x in route(*args))  # noqa: E731

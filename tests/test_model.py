@@ -33,6 +33,7 @@ def test_number_of_weights_is_the_papers_less_those_without_gradient(species, ex
         assert pruned == 327_680
 
 
+@pytest.mark.slow
 def test_every_weight_receives_a_gradient(x64):
     fc = forecaster(parity="both", edge_mlp=(4,), lmax=2)
     system = as_system(quartz_atoms((1, 1, 1)))

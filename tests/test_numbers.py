@@ -145,6 +145,7 @@ SYSTEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SYSTEMS)
 def test_padding_makes_no_nan(kind):
     """JAX_DEBUG_NANS stops at any, in forecasts and in their gradients."""

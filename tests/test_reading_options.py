@@ -98,6 +98,7 @@ def test_options_of_a_start_that_mean_nothing_are_refused(folder):
         arguments_of(folder, *SAID, "--periodic", "--no-periodic")
 
 
+@pytest.mark.slow
 def test_dumps_are_evaluated_against_dumps(folder, tmp_path, capsys):
     dump = folder / "run.dump"
     line = [folder / "mine.toml", "--rollout", dump, "--reference", dump, "--out", tmp_path / "out"]

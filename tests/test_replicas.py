@@ -68,11 +68,13 @@ np.testing.assert_array_equal(end.neighbors.rebuilds, last.neighbors.rebuilds)
 """
 
 
+@pytest.mark.slow
 def test_replicas_over_devices():
     with compiling_quickly():
         run_alone(OVER_DEVICES)
 
 
+@pytest.mark.slow
 def test_replicas_overflow_restart_and_fail(tmp_path):
     kelvins = jnp.asarray([100.0, 2000.0])
     keys = jax.random.split(jax.random.key(5), 2)

@@ -156,6 +156,7 @@ def test_repeat_is_a_rollout_without_frames():
     assert_identical(jax.jit(repeat(sim.step, 24))(state), reference_run()[0])
 
 
+@pytest.mark.slow
 def test_a_small_capacity_does_not_change_a_bit():
     sim, state = soft_simulator()
     _, frames = reference_run()
@@ -252,6 +253,7 @@ def test_compiled_once_and_nothing_leaves_the_device():
     assert "callback" not in text
 
 
+@pytest.mark.slow
 def test_jit_against_disable_jit():
     system = fliers()
     coupling = csvr(linear_ramp(300.0, 100.0, 100.0), 20.0)

@@ -108,6 +108,7 @@ def test_a_short_rollout_made_longer_by_the_command_line(folder, whole, monkeypa
     np.testing.assert_array_equal(trajectory.positions, whole[0].positions)
 
 
+@pytest.mark.slow
 def test_replicas_write_a_trajectory_each(folder):
     out = folder / "replicas"
     run = run_of(folder, kelvins=(200.0, 800.0), duration=240.0)

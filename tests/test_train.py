@@ -135,6 +135,7 @@ def test_runs_that_are_there_state_their_settings(tmp_path, monkeypatch):
     assert "reference.save_every" in found.stated
 
 
+@pytest.mark.slow
 @needs_lammps
 def test_the_whole_way_on_argon(tmp_path, monkeypatch, capsys):
     """Far too little training to be accepted: it is rejected, with a card and a reason."""

@@ -121,6 +121,7 @@ def test_schedule_warms_up_and_falls_to_zero():
     assert float(learning_rate(constant, jnp.asarray(0), jnp.asarray(100))) == 0.5
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_the_run_and_its_schedule(setup, data, monkeypatch):
     now = iter(np.arange(0.0, 100.0, 10.0))  # every look at the clock is 10 s later
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(now)))
@@ -171,20 +172,19 @@ def test_loss_and_errors_are_those_of_the_paper(setup, data):
     np.testing.assert_allclose(sums[1], [abs(v).sum(), abs(pair.velocities).sum()], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_of_many_strides_is_that_of_a_forecast_from_its_own_states(setup, x64):
     pairs = frame_pairs([trajectory()], 30.0, 3.5, 2, strides=3)
     pairs = jax.tree.map(lambda x: jnp.asarray(x, float) if x.dtype.kind == "f" else x, pairs)
     params = setup.init(0)
-    forecast = jax.jit(
-        lambda state, pair: setup.on_graph(params, state, graph(state, pair, setup.settings.cutoff))
-    )
+    forecast = jax.jit(setup.on_graph)
     losses = []
     for sequence in range(2):
         state = None
         for k in range(3):
             pair = jax.tree.map(lambda x, row=3 * sequence + k: jnp.asarray(x[row]), pairs)
             state = pair.system if state is None else state
-            state = forecast(state, pair)
+            state = forecast(params, state, graph(state, pair, setup.settings.cutoff))
             off = state.positions - pair.system.positions - pair.displacements
             losses.append(
                 pair_loss(setup, SETTINGS, pair, (off, state.velocities - pair.velocities))
@@ -205,6 +205,7 @@ def test_balance_and_visits_are_of_single_strides(setup, tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strides", [1, 3])
 def test_it_learns(setup, data, strides):
     settings = dataclasses.replace(SETTINGS, updates=300, validate_every=60, strides=strides)

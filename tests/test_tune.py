@@ -76,6 +76,7 @@ def test_kinds_are_means_of_modes(forecasts):
     )
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_differences(x64):
     """Through strides and thermostat, of the objective ½ Σ p (T/T₀ − 1)² of a window."""
     made = forecaster()
@@ -101,6 +102,7 @@ def test_gradients_are_those_of_differences(x64):
         np.testing.assert_allclose(gradient["gains"][k], difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_tuning_warms_the_cold_species_of_held_out_seeds(forecasts):
     state, frames = forecasts.run({"gains": jnp.zeros(2)}, forecasts.first(3), 30)
     times = np.arange(30) * forecasts.forecaster.time_step
