@@ -10,7 +10,6 @@ from trajcast_jax.pytorch import importer, parity
 from trajcast_jax.pytorch.weights import expected_shapes
 
 DATA = Path(__file__).parent / "data"
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @functools.cache
