@@ -17,7 +17,11 @@ from trajcast_jax.analysis.observables import cut
 from trajcast_jax.analysis.verdict import judge, shortfall
 from trajcast_jax.analysis.verdict_tables import render_verdict
 from trajcast_jax.config import EvaluationSettings, RolloutSettings
-from trajcast_jax.units import BOLTZMANN
+from trajcast_jax.units import (
+    BOLTZMANN,
+    KINETIC_TO_EV,
+    WAVENUMBER_PER_INVERSE_FEMTOSECOND,
+)
 
 MOVED = "mean squared displacement"
 NAMES = (
@@ -244,3 +248,24 @@ def test_a_band_that_is_hot_is_missed_at_the_right_mean_temperature():
     assert row["found"].startswith(f"{low:.0f}–{high:.0f} cm⁻¹: ")
     with pytest.raises(ValueError, match="10 frames of reference are too few"):
         find_bands([cut(whole, slice(0, 10))])
+
+
+def test_modes_that_keep_their_energies_make_a_band_uncertain(rng):
+    """Blocks of time agree with each other then, and tell nothing."""
+    whole = salt(3, 10.0, 4_000)
+    bands = find_bands([whole])
+    halves = np.array_split(np.arange(len(bands.modes.wavenumbers)), 2)
+    bands = bands._replace(members=halves, reference=np.full((1, 2), 300.0))
+    kept = cut(whole, slice(0, 400))
+    times, masses = 10.0 * np.arange(400)[:, None], np.asarray(whole.masses, np.float64)
+    frequencies = bands.modes.wavenumbers / WAVENUMBER_PER_INVERSE_FEMTOSECOND
+    waves = np.cos(2 * np.pi * times * frequencies)
+    off = []
+    for _ in range(60):
+        sizes = np.sqrt(2 * BOLTZMANN * 300 / KINETIC_TO_EV * rng.exponential(size=waves.shape[1]))
+        motions = (waves * sizes) @ bands.modes.vectors.T
+        velocities = motions.reshape(400, -1, 3) / np.sqrt(masses)[:, None]
+        run = kept.replace(velocities=velocities.astype(np.float32))
+        part = next(iter(compare_bands(run, bands, 4)["bands"].values()))
+        off.append((part["mean_K"] - 300) / part["mean_K_error"])
+    assert 0.7 < np.sqrt(np.mean(np.square(off))) < 1.6
