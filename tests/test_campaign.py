@@ -271,6 +271,17 @@ def test_the_budget_ends_the_rounds(reference):
     assert "does not fit into the hours" in end.reason
 
 
+def test_more_hours_change_nothing_of_earlier_rounds(reference):
+    """What they could not afford stays left out, for later rounds have begun without it."""
+    course = campaign(reference, World())
+    for step in ("round 1 fit", "round 2: affordable", "round 2 fit"):
+        course.journal.write(step=step, result={}, seconds=1.0)
+    assert not course.affords("round 1 cures", 1.0)
+    assert course.affords("round 2 cures", 1.0)
+    assert not course.affords("round 3", 1e9)
+    assert course.affords("round 3", 1.0)
+
+
 def test_status_tells_and_draws_what_was_done(reference, capsys):
     course = campaign(reference, World())
     finish(course)

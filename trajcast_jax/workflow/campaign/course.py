@@ -42,13 +42,20 @@ class Campaign:
     def affords(self, step: str, seconds: float) -> bool:
         """Whether a step of so many seconds fits into the time that is left.
 
-        Only that it does is recorded, so that a campaign with more hours goes on.
+        Only that it does is recorded, so that a campaign with more hours goes on. What was too long
+        in an earlier round stays left out, because later rounds have begun without it.
         """
         key = f"{step}: affordable"
-        if key not in self.journal and self.left() <= seconds:
+        if key not in self.journal and (self.left() <= seconds or self._is_past(step)):
             return False
         self.journal.once(key, lambda: {"left": round(self.left())})
         return True
+
+    def _is_past(self, step: str) -> bool:
+        """Whether a later round than that of the step has begun."""
+        found = re.match(r"round (\d+)", step)
+        later = f"round {int(found[1]) + 1} " if found else "\n"
+        return any(record.get("step", "").startswith(later) for record in self.journal.records)
 
     def task(self, step: str, verb: str, *arguments: str | Path, part: int = 0) -> Task:
         """Make the command `verb` for this campaign's settings; it logs to `logs/STEP.log`."""
