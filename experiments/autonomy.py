@@ -38,6 +38,8 @@ class Arguments:
     """Their folders (runs/NAME)."""
     cores: float = 2
     """Cores that they had, to be told in the table."""
+    note: str = ""
+    """What a reader must know besides, in sentences."""
     out: Path = RESULTS
 
 
@@ -47,7 +49,7 @@ def main(arguments: Arguments) -> None:
     path = arguments.out / "autonomy.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     for home in arguments.campaigns:
-        known[home.name] = gathered(home) | {"cores": arguments.cores}
+        known[home.name] = gathered(home) | {"cores": arguments.cores, "note": arguments.note}
     path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
     (arguments.out / "autonomy.md").write_text(page(known))
     print(f"The table is in {arguments.out / 'autonomy.md'}.")
@@ -81,7 +83,8 @@ def page(known: dict) -> str:
         *(f"| {' | '.join(row(name, entry))} |\n" for name, entry in known.items()),
     ]
     for name, entry in known.items():
-        lines += [f"\n## {name}\n\n", f"`{entry['card']['made']['command']}`\n\n"]
+        note = f" {entry['note']}" if entry["note"] else ""
+        lines += [f"\n## {name}\n\n", f"`{entry['card']['made']['command']}`{note}\n\n"]
         lines += [f"{told(entry)}\n"]
     return "".join(lines)
 
@@ -91,7 +94,7 @@ def row(name: str, entry: dict) -> list[str]:
     card, end = entry["card"], entry["journal"][-1]
     found = {c["name"]: c["found"] for c in card["measured"]["criteria"]}
     steps = [r["step"] for r in entry["journal"] if r.get("step", "").startswith("round ")]
-    rounds = {step.split()[1] for step in steps}
+    rounds = {step.split()[1].rstrip(":") for step in steps if " judge" in step}
     friction = card["rollout"]["friction_time"] if card.get("rollout") else 0
     speeds = [card["made"][k] for k in ("model_ns_per_day", "engine_ns_per_day")]
     return [

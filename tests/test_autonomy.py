@@ -22,7 +22,7 @@ def test_campaigns_are_tabulated_with_their_verdicts(tmp_path):
     ]
     path = home / "journal.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    arguments = autonomy.Arguments((home,), cores=1, out=tmp_path)
+    arguments = autonomy.Arguments((home,), cores=1, note="Once more.", out=tmp_path)
     with pytest.raises(ValueError, match="has not ended"):
         autonomy.main(arguments)
     end = {"event": "end", "accepted": False, "reason": "it was enough", "sentence": "No."}
@@ -33,5 +33,6 @@ def test_campaigns_are_tabulated_with_their_verdicts(tmp_path):
     assert "1.00 on 1 core | 2 | REJECTED |" in page
     assert "- 1.00 h, round 1 judge: shortfall 0.50. Passed: 3 forecasts" in page
     assert "it was enough" in page
+    assert "` Once more.\n" in page
     kept = json.loads((tmp_path / "autonomy.json").read_text())
     assert kept["sand"]["journal"] == [*records, end]
