@@ -12,8 +12,9 @@ import tyro
 
 import experiments
 from trajcast_jax.config.settings import ABOVE_0
+from trajcast_jax.io import atomic_write
 from trajcast_jax.workflow.campaign.journal import FILE, read
-from trajcast_jax.workflow.campaign.status import timeline
+from trajcast_jax.workflow.campaign.status import timeline, told_by
 from trajcast_jax.workflow.command_line import require_within
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,8 +51,8 @@ def main(arguments: Arguments) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     for home in arguments.campaigns:
         known[home.name] = gathered(home) | {"cores": arguments.cores, "note": arguments.note}
-    path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
-    (arguments.out / "autonomy.md").write_text(page(known))
+    atomic_write(path, (json.dumps(known, indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(arguments.out / "autonomy.md", page(known).encode())
     print(f"The table is in {arguments.out / 'autonomy.md'}.")
 
 
@@ -111,15 +112,12 @@ def row(name: str, entry: dict) -> list[str]:
 
 def told(entry: dict) -> str:
     """Every judgement of a campaign, and how it ended."""
-    lines = []
-    for hours, record in timeline(entry["journal"]):
-        result = record.get("result", {})
-        if "shortfall" in result:
-            shortfall = f"shortfall {result['shortfall']:.2f}"
-            lines.append(f"- {hours:.2f} h, {record['step']}: {shortfall}. {result['sentence']}")
-    end = entry["journal"][-1]
-    lines.append(f"- The rounds ended because {end['reason']}.")
-    return "\n".join(lines)
+    lines = [
+        f"- {hours:.2f} h, {told_by(record)}"
+        for hours, record in timeline(entry["journal"])
+        if "shortfall" in record.get("result", {})
+    ]
+    return "\n".join([*lines, f"- The rounds ended because {entry['journal'][-1]['reason']}."])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import experiments
 from trajcast_jax import io
@@ -40,6 +39,7 @@ from trajcast_jax.dynamics.rollout import require_sound, rollout, simulator
 from trajcast_jax.neighbors.graph import neighbor_list
 from trajcast_jax.neighbors.multi_image import images_within
 from trajcast_jax.network import checkpoint
+from trajcast_jax.workflow.progress import progress_bar
 
 SILICON, OXYGEN = 14, 8
 BAND = (315.0, 390.0)
@@ -243,7 +243,7 @@ def main(
     sim = forecasts.simulator(temperature)[1]
     growth = lyapunov_exponent(sim.step, starts[0], growth_strides, dt, jax.random.key(2), blocks=4)
     print(describe_growth(growth))
-    runs = [forecasts.run(state) for state in tqdm(starts, desc="windows")]
+    runs = [forecasts.run(state) for state in progress_bar(starts, desc="windows")]
     samples = jax.tree.map(lambda *x: np.stack(x), *runs)
     top = int(samples[0]["g"].mean(axis=(0, 1)).argmax())
     times = (np.arange(strides // block) + 1) * block * dt * 1e-3

@@ -17,7 +17,6 @@ import optax
 import tyro
 from ase.data import chemical_symbols
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import experiments
 from experiments.gradients import near_root
@@ -38,6 +37,7 @@ from trajcast_jax.reference import make_engine
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.progress import progress_bar
 
 LONGEST_TURN = 0.1
 """Largest rotation of the velocities in one iteration, radians."""
@@ -81,7 +81,9 @@ def descend(value_and_gradient: Callable, to_sphere: Callable, velocities, targe
     optimizer = optax.chain(optax.polyak_sgd(max_learning_rate=math.inf), longest)
     x, losses, best = to_sphere(velocities), [], None
     state = optimizer.init(x)
-    for _ in tqdm(range(iterations + 1), desc=f"to {math.degrees(target):.0f}°", leave=False):
+    for _ in progress_bar(
+        range(iterations + 1), desc=f"to {math.degrees(target):.0f}°", leave=False
+    ):
         (loss, found), gradient = value_and_gradient(x, target)
         losses.append(float(loss))
         if losses[-1] == min(losses):

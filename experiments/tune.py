@@ -20,7 +20,6 @@ import optax
 import tyro
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 import experiments
 from experiments.tune_report import judge, plot, reweighting_strides
@@ -40,6 +39,7 @@ from trajcast_jax.reference import run_path
 from trajcast_jax.system import System
 from trajcast_jax.units import BOLTZMANN, KINETIC_TO_EV
 from trajcast_jax.workflow import folders
+from trajcast_jax.workflow.progress import progress_bar
 from trajcast_jax.workflow.reference_runs import ensure_reference
 
 
@@ -164,7 +164,7 @@ def common_share(gradients: Float[np.ndarray, "window weight"]) -> tuple[float, 
 def compare_lengths(forecasts: Forecasts, kinds: Kinds, params, states, pull, s: Settings) -> dict:
     """Signal (`common_share`) and CPU time of gradients through k strides, for every k."""
     result, means = {}, {}
-    for k in tqdm(s.compared, desc="gradients through k strides"):
+    for k in progress_bar(s.compared, desc="gradients through k strides"):
         found = []
         for number, state in enumerate(states):
             if number == 1:  # the first call includes compilation
@@ -188,7 +188,7 @@ def explore(forecasts: Forecasts, kinds: Kinds, params, settings: Settings):
     """Equilibrated states of the untuned forecast, `apart` strides apart, and mean T (K)."""
     state, _ = forecasts.run(params, forecasts.first(0), settings.settle)
     states, kelvins = [], []
-    for _ in tqdm(range(settings.windows), desc="untuned"):
+    for _ in progress_bar(range(settings.windows), desc="untuned"):
         state, frames = forecasts.run(params, state, settings.apart)
         require_sound(state)
         states.append(state)
@@ -227,7 +227,7 @@ def tune(
         return optax.apply_updates(params, steps), optimizer
 
     optimizer, course = rule.init(params), []
-    for update in (bar := tqdm(range(settings.updates), desc="tuning")):
+    for update in (bar := progress_bar(range(settings.updates), desc="tuning")):
         chosen = slice(update % len(pairs), update % len(pairs) + 1)
         pair = jax.tree.map(lambda x, chosen=chosen: x[chosen], pairs)
         loss, other = held_back(params, pair)

@@ -102,10 +102,7 @@ def assert_same(expected, found):
 @pytest.mark.slow
 @needs_lammps
 def test_generate_is_killed_and_goes_on(tmp_path):
-    file = tmp_path / "argon.toml"
-    write_toml(file)
-    file.write_text(file.read_text().replace("nve_time = 2000.0", "nve_time = 30000.0"))
-    arguments = ("generate", file, "--runs", "2")
+    arguments = ("generate", write_argon(tmp_path, 30000.0), "--runs", "2")
     assert ended(begin(*arguments, "--out", "whole", cwd=tmp_path))[0] in (0, 1)
     chance, returned = random.Random(5), []
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
@@ -141,16 +138,20 @@ validate_every = 50
 """
 
 
+def write_argon(folder, nve_time, more=""):
+    """The TOML file of argon, with another length of its runs, and more in it."""
+    file = folder / "argon.toml"
+    write_toml(file)
+    text = file.read_text().replace("nve_time = 2000.0", f"nve_time = {nve_time}")
+    file.write_text(more + text)
+    return file
+
+
 @pytest.fixture(scope="module")
 def trained(argon, tmp_path_factory):
     """Folder of a training that nobody has stopped, and the arguments of its command."""
     folder = tmp_path_factory.mktemp("trained")
-    write_toml(folder / "argon.toml")
-    text = (folder / "argon.toml").read_text()
-    (folder / "argon.toml").write_text(
-        TRAINING + text.replace("nve_time = 2000.0", "nve_time = 5000.0")
-    )
-    arguments = ("fit", folder / "argon.toml", "--reference", argon)
+    arguments = ("fit", write_argon(folder, 5000.0, TRAINING), "--reference", argon)
     status, errors = ended(begin(*arguments, "--out", "whole", cwd=folder))
     assert status == 0, errors
     return folder / "whole", arguments
@@ -184,13 +185,18 @@ def test_training_is_stopped_and_goes_on(trained, tmp_path, number):
     assert [row.rsplit(",", 1)[0] for row in rows[0]] == [row.rsplit(",", 1)[0] for row in rows[1]]
 
 
-@pytest.mark.slow
-def test_a_rollout_is_terminated_and_goes_on(tmp_path):
+def forecasting(folder):
+    """The command of a forecast by an untrained model, which is saved in the folder."""
     model = forecaster(blocks=1, channels=2, lmax=1, parity="natural", cutoff=2.5)
-    checkpoint.save(tmp_path / "model", model, model.init(0))
+    checkpoint.save(folder / "model", model, model.init(0))
     start = checkpoint.pretrained("quartz") / "start.extxyz"
     options = ("--duration", "6000", "--set", "rollout.chunk=5", "rollout.max_temperature=1e9")
-    options = ("rollout", "quartz", "--checkpoint", "model", "--start", start, *options)
+    return ("rollout", "quartz", "--checkpoint", "model", "--start", start, *options)
+
+
+@pytest.mark.slow
+def test_a_rollout_is_terminated_and_goes_on(tmp_path):
+    options = forecasting(tmp_path)
     assert ended(begin(*options, "--no-report", "--out", "whole", cwd=tmp_path))[0] == 0
     process = begin(*options, "--out", "stopped", cwd=tmp_path)
     wait_for(tmp_path / "stopped" / "state.npz", process)

@@ -13,9 +13,15 @@ import time
 
 import numpy as np
 import pytest
-from conftest import forecaster
-from test_generate import write_toml
-from test_kills import TRAINING, argon, assert_same, begin, ended  # noqa: F401
+from test_kills import (
+    TRAINING,
+    argon,  # noqa: F401
+    assert_same,
+    begin,
+    ended,
+    forecasting,
+    write_argon,
+)
 from test_reference import needs_lammps
 
 from trajcast_jax import io
@@ -64,21 +70,14 @@ def killed(arguments, cwd, kills):
 
 @needs_lammps
 def test_generate(tmp_path, kills):
-    write_toml(tmp_path / "argon.toml")
-    text = (tmp_path / "argon.toml").read_text()
-    (tmp_path / "argon.toml").write_text(text.replace("nve_time = 2000.0", "nve_time = 30000.0"))
-    for folder in killed(("generate", tmp_path / "argon.toml", "--runs", "2"), tmp_path, kills):
+    file = write_argon(tmp_path, 30000.0)
+    for folder in killed(("generate", file, "--runs", "2"), tmp_path, kills):
         assert_same(tmp_path / "whole", folder)
 
 
 @needs_lammps
 def test_fit(argon, tmp_path, kills):  # noqa: F811
-    write_toml(tmp_path / "argon.toml")
-    text = (tmp_path / "argon.toml").read_text()
-    (tmp_path / "argon.toml").write_text(
-        TRAINING + text.replace("nve_time = 2000.0", "nve_time = 5000.0")
-    )
-    arguments = ("fit", tmp_path / "argon.toml", "--reference", argon)
+    arguments = ("fit", write_argon(tmp_path, 5000.0, TRAINING), "--reference", argon)
     for folder in killed(arguments, tmp_path, kills):
         for name in ("best", "ema"):
             digests = {
@@ -89,12 +88,7 @@ def test_fit(argon, tmp_path, kills):  # noqa: F811
 
 
 def test_rollout(tmp_path, kills):
-    model = forecaster(blocks=1, channels=2, lmax=1, parity="natural", cutoff=2.5)
-    checkpoint.save(tmp_path / "model", model, model.init(0))
-    start = checkpoint.pretrained("quartz") / "start.extxyz"
-    changes = ("--set", "rollout.chunk=5", "rollout.max_temperature=1e9")
-    arguments = ("rollout", "quartz", "--checkpoint", "model", "--start", start, *changes)
-    for folder in killed((*arguments, "--duration", "6000"), tmp_path, kills):
+    for folder in killed(forecasting(tmp_path), tmp_path, kills):
         whole, _ = io.read_trajectory(tmp_path / "whole" / "trajectory.h5")
         found, _ = io.read_trajectory(folder / "trajectory.h5")
         np.testing.assert_array_equal(whole.positions, found.positions)

@@ -214,7 +214,7 @@ def test_a_damaged_file_of_a_living_writer_is_an_error_after_a_while(tmp_path, m
             start = time.monotonic()
             with pytest.raises(ValueError, match=r"live\.h5 cannot be (read|opened)"):
                 io.read_trajectory(path)
-            assert time.monotonic() - start > 0.2
+            assert 0.2 < time.monotonic() - start < 5
         path.write_bytes(mutant)
         monkeypatch.setattr(h5md, "PATIENCE", 60.0)  # other processes may keep the timer waiting
         mend = threading.Timer(0.1, path.write_bytes, (content,))  # what was half written is whole

@@ -31,8 +31,6 @@ FRAMES = 20_000
 """Number of frames, at most, that are used for modes and temperatures."""
 FEWEST = 20
 """Smallest number of frames per coordinate. Each unit cell of a crystal counts as a frame."""
-
-
 ENOUGH_MODES = 8
 """Modes of a band from whose scatter its error is known."""
 
@@ -99,13 +97,13 @@ def compare_bands(run: System, bands: Bands, n_blocks: int) -> dict:
     length = max(1, len(run.positions) // n_blocks)
     starts = range(0, length * n_blocks, length)
     parts = [cut(run, slice(k, k + length)) for k in starts if k < len(run.positions)]
-    blocks = np.stack([_means(part, bands.modes, bands.members) for part in parts])
-    kelvin = mode_temperatures(run, bands.modes)
+    blocks = np.stack([mode_temperatures(part, bands.modes) for part in parts])
     found = {}
     for k, members in enumerate(bands.members):
-        mean, error = of_blocks(blocks[:, k])
+        kelvin = blocks[:, members]
+        mean, error = of_blocks(kelvin.mean(axis=1))
         if len(members) >= ENOUGH_MODES:
-            scatter = kelvin[members].std(ddof=1) / len(members) ** 0.5
+            scatter = kelvin.mean(axis=0).std(ddof=1) / len(members) ** 0.5
             error = np.fmax(error, scatter)
         ends = bands.modes.wavenumbers[members[[0, -1]]]
         name = "–".join(f"{x:.0f}" for x in ends)

@@ -9,7 +9,6 @@ from pathlib import Path
 from trajcast_jax.network import card as cards
 from trajcast_jax.network import checkpoint
 from trajcast_jax.reading import load_json
-from trajcast_jax.units import FS_PER_DAY_TO_NS
 from trajcast_jax.workflow.campaign.course import Campaign
 from trajcast_jax.workflow.campaign.judging import FORECASTS, Judgement
 from trajcast_jax.workflow.campaign.plan import Plan
@@ -58,9 +57,9 @@ def energies(plan: Plan) -> int:
 
     Up to `ENERGIES`, so many as it computes in `ENERGY_TIME` if a frame costs an integration step.
     """
-    if not plan.engine or not plan.ns_per_day:
+    seconds = plan.engine_seconds(plan.experiment.reference.time_step)
+    if not plan.engine or seconds is None:
         return 0
-    seconds = plan.experiment.reference.time_step * FS_PER_DAY_TO_NS / plan.ns_per_day
     return min(ENERGIES, int(ENERGY_TIME / seconds / FORECASTS))
 
 

@@ -54,7 +54,9 @@ class Campaign:
     def _is_past(self, step: str) -> bool:
         """Whether a later round than that of the step has begun."""
         found = re.match(r"round (\d+)", step)
-        later = f"round {int(found[1]) + 1} " if found else "\n"
+        if not found:
+            return False
+        later = f"round {int(found[1]) + 1} "
         return any(record.get("step", "").startswith(later) for record in self.journal.records)
 
     def task(self, step: str, verb: str, *arguments: str | Path, part: int = 0) -> Task:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from trajcast_jax.units import FS_PER_DAY_TO_NS
 from trajcast_jax.workflow.campaign.course import Campaign
 from trajcast_jax.workflow.campaign.plan import Plan
 from trajcast_jax.workflow.metrics import read_curve
@@ -26,8 +25,7 @@ def visit(campaign: Campaign, plan: Plan, step: str, model: str, seed: int) -> s
     stride = plan.experiment.data.time_step
     strides = max(10, round(VISITED_TIME / stride))
     allowed = MOST_PAIRS
-    if plan.ns_per_day:
-        cost = stride * FS_PER_DAY_TO_NS / plan.ns_per_day
+    if cost := plan.engine_seconds(stride):
         allowed = int(min(allowed, VISITS * max(campaign.left(), 0.0) / cost))
     every = max(1, STARTS * strides // max(allowed, 50))
     out = campaign.place(step, ".h5")

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from trajcast_jax.config import Experiment
+from trajcast_jax.units import FS_PER_DAY_TO_NS
 
 
 class Plan(NamedTuple):
@@ -25,3 +26,7 @@ class Plan(NamedTuple):
     ns_per_day: float | None
     model: str = ""
     candidates: tuple[tuple[str, ...], ...] = ()
+
+    def engine_seconds(self, time: float) -> float | None:
+        """Seconds that the engine takes for `time` (fs); None if its speed is unknown."""
+        return time * FS_PER_DAY_TO_NS / self.ns_per_day if self.ns_per_day else None

@@ -73,10 +73,11 @@ def split(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], Path | None]:
     Raises:
       ValueError: there are several models.
     """
-    models = [model for file in files if (model := _model(file))]
+    found = [(file, _model(file)) for file in files]
+    models = [model for _, model in found if model]
     if len(models) > 1:
         raise ValueError(f"--from names {len(models)} models; training starts from one.")
-    return tuple(f for f in files if not _model(f)), models[0] if models else None
+    return tuple(file for file, model in found if not model), models[0] if models else None
 
 
 def _model(file: Path) -> Path | None:
@@ -107,38 +108,30 @@ def source_of(
       ValueError: something is missing that nobody but the user knows.
     """
     files, model = split(files)
-    found = _source_of(name, files, calculator, temperature, changes)
-    return found if model is None else starting_from(found, model)
-
-
-def _source_of(
-    name: str,
-    files: tuple[Path, ...],
-    calculator: str,
-    temperature: float | None,
-    changes: tuple[str, ...],
-) -> Source:
     if temperature is not None:
         wanted = f"reference.temperature={temperature:g}", f"rollout.temperature={temperature:g}"
         changes = (*changes, *wanted)
     path = Path(name)
-    if path.suffix == ".toml" or (FOLDER / f"{name}.toml").is_file():
-        file = path if path.suffix == ".toml" else FOLDER / f"{name}.toml"
-        if calculator:
-            changes = (*changes, f'reference.calculator="{calculator}"')
-        return Source(load(name, changes), stated(file, changes), tuple(files))
-    if not path.is_file():
+    known = path.suffix == ".toml" or (FOLDER / f"{name}.toml").is_file()
+    if not known and not path.is_file():
         if path.suffix:
             raise FileNotFoundError(f"There is no file {path}; check the path.")
         load(name)  # says what is known
-    if not calculator:
+    if known:
+        file = path if path.suffix == ".toml" else FOLDER / f"{name}.toml"
+        if calculator:
+            changes = (*changes, f'reference.calculator="{calculator}"')
+        source = Source(load(name, changes), stated(file, changes), files)
+    elif not calculator:
         experiment = changed(Experiment(path.stem), changes)
-        return Source(experiment, stated({}, changes), (path, *files))
-    if files:
+        source = Source(experiment, stated({}, changes), (path, *files))
+    elif files:
         raise ValueError(
             "--calculator simulates the reference, and --from imports one; leave one of them out."
         )
-    return _with_calculator(path, calculator, temperature, changes)
+    else:
+        source = _with_calculator(path, calculator, temperature, changes)
+    return source if model is None else starting_from(source, model)
 
 
 def _with_calculator(
